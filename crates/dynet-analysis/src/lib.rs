@@ -1,0 +1,2 @@
+//! Analysis of the redundancy of trained networks.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Inference engine for networks with dynamic convolutions.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Training recipes, loop, metrics and run folders.

@@ -1,0 +1,2 @@
+//! The `dynet` command.
+fn main() {}
