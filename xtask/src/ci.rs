@@ -19,10 +19,10 @@ const STEPS: [&str; 4] = [
 ];
 
 pub(crate) fn run(root: &Path) -> Result<()> {
-    println!("$ cargo xtask tidy");
+    eprintln!("$ cargo xtask tidy");
     crate::tidy::run(root)?;
     for step in STEPS {
-        println!("$ {step}");
+        eprintln!("$ {step}");
         let start = Instant::now();
         let mut words = step.split(' ');
         let program = words.next().expect("a step has words");
@@ -35,7 +35,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         if !status.success() {
             bail!("`{step}` failed");
         }
-        println!("  {:.0} s", start.elapsed().as_secs_f64());
+        eprintln!("  {:.0} s", start.elapsed().as_secs_f64());
     }
     Ok(())
 }
