@@ -18,6 +18,10 @@ pub struct NetError {
     pub problem: String,
 }
 
+/// Shape of a node that is wrong. After an error only ids matter, which must stay valid for later calls, and
+/// sizes that no arithmetic trips over.
+const AFTER_ERROR: Shape = Shape::new(1, 1, 1);
+
 /// Adds nodes one by one. The first error is kept and told by [`NetBuilder::finish`], so that an
 /// architecture reads as a plain list of calls.
 pub struct NetBuilder {
@@ -40,11 +44,12 @@ impl NetBuilder {
         };
         // The input stands in any case, so that node 0 exists whatever else goes wrong.
         let op = Op::Input;
-        if let Err(problem) = infer(&op, &[], image) {
+        let shape = infer(&op, &[], image).unwrap_or_else(|problem| {
             builder.refuse("input", &op, problem);
-        }
+            AFTER_ERROR
+        });
         builder.names.insert("input".into());
-        builder.nodes.push(Node { name: "input".into(), op, inputs: vec![], block: None, shape: image });
+        builder.nodes.push(Node { name: "input".into(), op, inputs: vec![], block: None, shape });
         builder
     }
 
@@ -100,14 +105,10 @@ impl NetBuilder {
     }
 
     pub(crate) fn push_in(&mut self, block: Option<&str>, name: &str, op: Op, inputs: &[NodeId]) -> NodeId {
-        let shape = match self.check(name, &op, inputs) {
-            Ok(shape) => shape,
-            Err(problem) => {
-                self.refuse(name, &op, problem);
-                Shape::new(1, 1, 1)
-            }
-        };
-        // After an error only ids matter: they must stay valid for later calls.
+        let shape = self.check(name, &op, inputs).unwrap_or_else(|problem| {
+            self.refuse(name, &op, problem);
+            AFTER_ERROR
+        });
         let inputs = inputs.to_vec();
         self.names.insert(name.to_owned());
         self.nodes.push(Node { name: name.to_owned(), op, inputs, block: block.map(str::to_owned), shape });
@@ -137,7 +138,7 @@ impl NetBuilder {
         self.error.get_or_insert(NetError { net: self.name.clone(), node, problem });
     }
 
-    /// The net, whose last node must give logits.
+    /// The net, whose last node must give logits, and in which no tensor's name is taken twice.
     ///
     /// # Errors
     /// The first thing that was wrong, with the node's name, expected and got.
@@ -151,9 +152,13 @@ impl NetBuilder {
             let Node { name, op, .. } = self.nodes[unread].clone();
             self.refuse(&name, &op, "expected a reader, got a node whose output nobody uses".into());
         }
-        match self.error {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let net = Net { name: self.name, nodes: self.nodes };
+        match twice_named(&net) {
             Some(error) => Err(error),
-            None => Ok(Net { name: self.name, nodes: self.nodes }),
+            None => Ok(net),
         }
     }
 
@@ -162,4 +167,17 @@ impl NetBuilder {
         let read: HashSet<usize> = self.nodes.iter().flat_map(|n| n.inputs.iter().map(|i| i.0)).collect();
         (0..self.nodes.len() - 1).find(|i| !read.contains(i))
     }
+}
+
+/// The first parameter whose name an earlier one has: node names differ, but `a` with a tensor `fc.weight` and
+/// `a.fc` with a tensor `weight` would share it.
+fn twice_named(net: &Net) -> Option<NetError> {
+    let mut names = HashSet::new();
+    let spec = net.params().into_iter().find(|spec| !names.insert(spec.name.clone()))?;
+    let node = net.node(spec.node);
+    Some(NetError {
+        net: net.name.clone(),
+        node: format!("{} ({})", node.name, node.op.kind()),
+        problem: format!("expected a new parameter name, got {}, which is taken", spec.name),
+    })
 }

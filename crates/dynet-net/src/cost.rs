@@ -23,20 +23,22 @@ pub struct Madds {
 impl Madds {
     /// All of the fused form: convolutions, classifier, predictors, fusion.
     pub fn fused_total(&self) -> u64 {
-        self.convolutions + self.classifier + self.predictors + self.fusion
+        self.convolutions.saturating_add(self.classifier + self.predictors + self.fusion)
     }
 
     /// All of the mixed form: K convolutions, classifier, predictors. Nothing is fused.
     pub fn mixed_total(&self) -> u64 {
-        self.mixed_convolutions + self.classifier + self.predictors
+        self.mixed_convolutions.saturating_add(self.classifier + self.predictors)
     }
 
     fn add(&mut self, other: &Self) {
-        self.convolutions += other.convolutions;
-        self.classifier += other.classifier;
-        self.predictors += other.predictors;
-        self.fusion += other.fusion;
-        self.mixed_convolutions += other.mixed_convolutions;
+        // Of a net at the limits of every layer, five layers would be too much for 64 bits.
+        let add = |sum: &mut u64, n: u64| *sum = sum.saturating_add(n);
+        add(&mut self.convolutions, other.convolutions);
+        add(&mut self.classifier, other.classifier);
+        add(&mut self.predictors, other.predictors);
+        add(&mut self.fusion, other.fusion);
+        add(&mut self.mixed_convolutions, other.mixed_convolutions);
     }
 }
 
@@ -66,6 +68,28 @@ pub struct NetCost {
     pub madds: Madds,
     /// Layer by layer, in the order in which they run.
     pub layers: Vec<LayerCost>,
+}
+
+/// What `dynet summary --json` prints: plain counts for one image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Name of the architecture.
+    pub name: String,
+    /// Trainable values.
+    pub params: u64,
+    /// Multiply-adds.
+    pub madds: Madds,
+    /// The same of the static twin; `None` for a static net.
+    pub twin: Option<NetCost>,
+    /// Layer by layer, in the order in which they run.
+    pub layers: Vec<LayerCost>,
+}
+
+/// Counts a net and, if it is dynamic, its static twin beside it.
+pub fn summary(net: &Net) -> Summary {
+    let NetCost { params, madds, layers } = cost(net);
+    let twin = net.is_dynamic().then(|| cost(&net.twin()));
+    Summary { name: net.name().to_owned(), params, madds, twin, layers }
 }
 
 /// Counts a net. Normalisation, activations, pooling and additions are not counted, as the field does not.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::builder::{NetBuilder, NetError};
 use crate::net::{Net, Node, NodeId};
 use crate::op::{CoefActivation, Conv2d, DynamicKernel, Head, Op, Predictor};
+use crate::shape::{MAX_EXPERTS, activation_ok, rate_ok};
 
 /// Which output channels share a coefficient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,18 @@ impl DynamicOptions {
         }
     }
 
+    /// Refuses what no layer can take.
+    fn check(&self) -> Result<(), String> {
+        if !(1..=MAX_EXPERTS).contains(&self.experts) {
+            return Err(format!("experts (K): expected 1 to {MAX_EXPERTS}, got {}", self.experts));
+        }
+        if self.squeeze == Some(0) {
+            return Err("squeeze: expected 1 or more, got 0".into());
+        }
+        activation_ok(self.activation)?;
+        rate_ok("dropout", self.dropout)
+    }
+
     fn head(&self, conv: &Conv2d) -> Head {
         let channels = match self.coefficients {
             Coefficients::Channel => conv.c_out,
@@ -87,7 +100,7 @@ impl DynamicOptions {
     }
 
     fn predictor(&self, c_in: usize, heads: Vec<Head>) -> Op {
-        let hidden = self.squeeze.map(|s| (c_in / s.max(1)).max(1));
+        let hidden = self.squeeze.map(|s| (c_in / s).max(1));
         Op::Predictor(Predictor { hidden, heads, activation: self.activation, dropout: self.dropout })
     }
 
@@ -107,22 +120,24 @@ impl Net {
     /// # Errors
     /// A net that is dynamic already, or options that no layer can take.
     pub fn to_dynamic(&self, options: &DynamicOptions) -> Result<Self, NetError> {
-        let refuse = |node: &str, problem: String| NetError {
-            net: self.name().into(),
-            node: node.into(),
-            problem,
+        let refuse = |problem: String| {
+            let (net, node) = (self.name().into(), "dynamic convolutions".into());
+            Err(NetError { net, node, problem })
         };
         if self.is_dynamic() {
-            return Err(refuse("predictors", "expected a static net, got a dynamic one".into()));
+            return refuse("expected a static net, got a dynamic one".into());
         }
-        if options.squeeze == Some(0) {
-            return Err(refuse("predictors", "squeeze: expected 1 or more, got 0".into()));
+        if let Err(problem) = options.check() {
+            return refuse(problem);
         }
         let mut heads: HashMap<&str, Vec<Head>> = HashMap::new();
         for node in self.nodes() {
             if let Some(conv) = options.selects(node) {
                 heads.entry(self.predictor_owner(node, options.scope)).or_default().push(options.head(conv));
             }
+        }
+        if heads.is_empty() {
+            return refuse("expected a convolution that may become dynamic, got none".into());
         }
         let mut builder = NetBuilder::new(self.name(), self.input());
         // Where each old node, and each owner's predictor, stands in the new net; heads used so far.
@@ -158,24 +173,47 @@ impl Net {
     }
 
     /// The static twin: the same net with ordinary convolutions. A static net is its own twin.
+    ///
+    /// Nodes keep their names, so a tensor of the twin has the name that it has here; only the kernels lose their
+    /// first dimension, K, and the predictors are gone.
     pub fn twin(&self) -> Self {
-        let mut builder = NetBuilder::new(self.name(), self.input());
-        let mut moved = vec![builder.input()];
-        for node in self.nodes().iter().skip(1) {
-            if matches!(node.op, Op::Predictor(_)) {
-                // Never read: the convolutions drop their second input.
-                moved.push(builder.input());
+        let live = self.read_without_predictors();
+        // Where each node goes; of a node that goes nowhere the entry is never read.
+        let mut moved = Vec::with_capacity(self.nodes.len());
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        for (node, live) in self.nodes.iter().zip(live) {
+            moved.push(NodeId(nodes.len()));
+            if !live {
                 continue;
             }
-            let mut op = node.op.clone();
-            let mut inputs: Vec<NodeId> = node.inputs.iter().map(|i| moved[i.0]).collect();
-            if let Op::Conv2d(c) = &mut op
-                && c.dynamic.take().is_some()
-            {
-                inputs.truncate(1);
+            let mut node = node.clone();
+            node.inputs = static_inputs(&node).iter().map(|i| moved[i.0]).collect();
+            if let Op::Conv2d(c) = &mut node.op {
+                c.dynamic = None;
             }
-            moved.push(builder.push_in(node.block.as_deref(), &node.name, op, &inputs));
+            nodes.push(node);
         }
-        builder.finish().expect("a net stays valid when its predictors go")
+        // No check is needed: what is left reads what it read before, of the same shapes and names.
+        Self { name: self.name.clone(), nodes }
+    }
+
+    /// Which nodes the logits still depend on once no convolution reads coefficients.
+    fn read_without_predictors(&self) -> Vec<bool> {
+        let mut live = vec![false; self.nodes.len()];
+        live[self.output().0] = true;
+        for index in (0..live.len()).rev().filter(|&i| i > 0) {
+            if live[index] {
+                static_inputs(&self.nodes[index]).iter().for_each(|i| live[i.0] = true);
+            }
+        }
+        live
+    }
+}
+
+/// The inputs of a node but for coefficients.
+fn static_inputs(node: &Node) -> &[NodeId] {
+    match &node.op {
+        Op::Conv2d(c) if c.dynamic.is_some() => &node.inputs[..1],
+        _ => &node.inputs,
     }
 }

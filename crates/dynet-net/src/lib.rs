@@ -19,13 +19,11 @@ pub mod weights;
 pub mod zoo;
 
 pub use builder::{NetBuilder, NetError};
-pub use cost::cost;
+pub use cost::{Summary, cost, summary};
 pub use dynamic::{Coefficients, DynamicOptions, Scope};
 pub use model::{Model, ModelError};
 pub use net::{Net, Node, NodeId};
-pub use op::{
-    Activation, CoefActivation, Conv2d, DynamicKernel, Head, Op, PaddingMode, Predictor, Shape,
-};
+pub use op::{Activation, CoefActivation, Conv2d, DynamicKernel, Head, Op, PaddingMode, Predictor, Shape};
 pub use params::{ParamKind, ParamSpec};
 pub use preprocessing::{Channels, Interpolation, Preprocessing};
 pub use shape::{MAX_DIM, MAX_EXPERTS, MAX_VALUES};

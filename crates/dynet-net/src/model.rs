@@ -124,8 +124,8 @@ impl Model {
     /// # Errors
     /// What is wrong with the bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let (_, header) = SafeTensors::read_metadata(bytes)
-            .map_err(|e| format!("not a whole safetensors file: {e}"))?;
+        let (_, header) =
+            SafeTensors::read_metadata(bytes).map_err(|e| format!("not a whole safetensors file: {e}"))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let field = |key: &str| {
             metadata.get(key).ok_or_else(|| format!("not a dynet model: metadata {key} is missing"))

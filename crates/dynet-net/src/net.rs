@@ -102,23 +102,39 @@ impl Net {
     }
 
     /// Every parameter and every running statistic, in the order of PyTorch's state dict.
+    ///
+    /// A predictor of one convolution is that convolution's child: it runs before it, and is listed behind it. A
+    /// block's predictor is the block's child and is listed where it runs, before the convolutions that it feeds.
     pub fn params(&self) -> Vec<ParamSpec> {
-        // A predictor runs before its convolution, but PyTorch lists it behind: it is the convolution's child.
-        let mut specs = Vec::new();
-        let mut pending = None;
-        for (index, node) in self.nodes.iter().enumerate() {
-            let list = node_params(self, NodeId(index));
-            if matches!(node.op, Op::Predictor(_)) {
-                specs.extend(pending.replace(list).into_iter().flatten());
-            } else if matches!(&node.op, Op::Conv2d(c) if c.dynamic.is_some()) {
-                specs.extend(list);
-                specs.extend(pending.take().into_iter().flatten());
-            } else {
-                specs.extend(list);
+        // Which convolution lists which predictor.
+        let mut owners = vec![None; self.nodes.len()];
+        for (id, node) in self.ids().zip(&self.nodes) {
+            if let Some(predictor) = self.child_predictor(node) {
+                owners[predictor.0].get_or_insert(id);
             }
         }
-        specs.extend(pending.into_iter().flatten());
+        let mut specs = Vec::new();
+        for (id, node) in self.ids().zip(&self.nodes) {
+            if owners[id.0].is_some() {
+                continue;
+            }
+            specs.extend(node_params(self, id));
+            let child = self.child_predictor(node).filter(|p| owners[p.0] == Some(id));
+            specs.extend(child.into_iter().flat_map(|p| node_params(self, p)));
+        }
         specs
+    }
+
+    /// The predictor whose module path lies within that of the convolution that reads it.
+    fn child_predictor(&self, node: &Node) -> Option<NodeId> {
+        let is_within = |id: &&NodeId| {
+            let rest = self.node(**id).name.strip_prefix(&node.name);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        match &node.op {
+            Op::Conv2d(c) if c.dynamic.is_some() => node.inputs.get(1).filter(is_within).copied(),
+            _ => None,
+        }
     }
 
     /// Temperature of the softmax predictors; `None` where there is none.

@@ -2,10 +2,10 @@
 
 use crate::op::{CoefActivation, Conv2d, Op, PaddingMode, Predictor, Shape};
 
-/// Largest size of any one dimension, and of K. It keeps every product that the other crates form within
-/// 64 bits.
+/// Largest size of any one dimension of a feature map or a kernel.
 pub const MAX_DIM: usize = 1 << 16;
-/// Most values of one feature map or of one parameter tensor: 2^31.
+/// Most values of one feature map or of one parameter tensor. A layer's multiply-adds, values of its output
+/// times weights that one of them reads, then stay within 2^62.
 pub const MAX_VALUES: usize = 1 << 31;
 /// Most fixed kernels per output channel.
 pub const MAX_EXPERTS: usize = 64;
@@ -22,8 +22,17 @@ fn sizes_ok(what: &str, sizes: &[usize]) -> Result<(), Refusal> {
     }
 }
 
-fn rate_ok(rate: f32) -> Result<(), Refusal> {
-    if (0.0..1.0).contains(&rate) { Ok(()) } else { Err(format!("drop rate: expected 0 <= p < 1, got {rate}")) }
+pub(crate) fn rate_ok(what: &str, rate: f32) -> Result<(), Refusal> {
+    if (0.0..1.0).contains(&rate) { Ok(()) } else { Err(format!("{what}: expected 0 <= p < 1, got {rate}")) }
+}
+
+pub(crate) fn activation_ok(activation: CoefActivation) -> Result<(), Refusal> {
+    match activation {
+        CoefActivation::Softmax { temperature } if !(temperature.is_finite() && temperature > 0.0) => {
+            Err(format!("temperature: expected a finite value above 0, got {temperature}"))
+        }
+        CoefActivation::Softmax { .. } | CoefActivation::Sigmoid => Ok(()),
+    }
 }
 
 /// Length of an output side: `(len + 2 padding - dilation (kernel - 1) - 1) / stride + 1`.
@@ -51,7 +60,7 @@ fn conv(conv: &Conv2d, x: Shape) -> Result<Shape, Refusal> {
         return Err(format!("expected {} input channels, got {}", conv.c_in, x.c));
     }
     for (what, c) in [("input", conv.c_in), ("output", conv.c_out)] {
-        if c % conv.groups != 0 {
+        if !c.is_multiple_of(conv.groups) {
             return Err(format!("{c} {what} channels do not divide into {} groups", conv.groups));
         }
     }
@@ -84,18 +93,16 @@ fn predictor(predictor: &Predictor, x: Shape) -> Result<Shape, Refusal> {
             return Err(format!("expected 1 to {MAX_EXPERTS} experts, got {}", head.experts));
         }
     }
-    if let CoefActivation::Softmax { temperature } = predictor.activation
-        && !(temperature.is_finite() && temperature > 0.0)
-    {
-        return Err(format!("temperature: expected a finite value above 0, got {temperature}"));
-    }
-    rate_ok(predictor.dropout)?;
+    activation_ok(predictor.activation)?;
+    rate_ok("dropout", predictor.dropout)?;
     let coefficients = predictor.coefficients();
     // A block's coefficients may be more than MAX_DIM (K x 2048 x several); the product stays checked.
     let rows = predictor.hidden.unwrap_or(x.c);
-    sizes_ok("hidden width", &[rows])?;
+    sizes_ok("hidden layer", &[rows, x.c])?;
     if coefficients.checked_mul(rows).is_none_or(|n| n > MAX_VALUES) {
-        return Err(format!("{coefficients} coefficients of {rows} features are more than {MAX_VALUES} values"));
+        return Err(format!(
+            "{coefficients} coefficients of {rows} features are more than {MAX_VALUES} values"
+        ));
     }
     Ok(Shape::new(coefficients, 1, 1))
 }
@@ -107,7 +114,11 @@ fn coefficients(conv: &Conv2d, source: &Op) -> Result<(), Refusal> {
         return Err(format!("coefficients: expected a predictor as input 1, got {}", source.kind()));
     };
     let Some(head) = predictor.heads.get(dynamic.head) else {
-        return Err(format!("coefficients: expected head {}, got {} heads", dynamic.head, predictor.heads.len()));
+        return Err(format!(
+            "coefficients: expected head {}, got {} heads",
+            dynamic.head,
+            predictor.heads.len()
+        ));
     };
     if head.experts != dynamic.experts || ![1, conv.c_out].contains(&head.channels) {
         return Err(format!(
@@ -142,7 +153,9 @@ fn arity(op: &Op) -> std::ops::RangeInclusive<usize> {
 /// What was expected and what was got, without the node's name.
 pub(crate) fn infer(op: &Op, inputs: &[(&Op, Shape)], image: Shape) -> Result<Shape, Refusal> {
     if !arity(op).contains(&inputs.len()) {
-        return Err(format!("expected {:?} inputs, got {}", arity(op), inputs.len()));
+        let (least, most) = arity(op).into_inner();
+        let expected = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        return Err(format!("expected {expected} inputs, got {}", inputs.len()));
     }
     let is_coef_user = matches!(op, Op::Conv2d(c) if c.dynamic.is_some());
     for (index, (source, _)) in inputs.iter().enumerate() {
@@ -154,10 +167,12 @@ pub(crate) fn infer(op: &Op, inputs: &[(&Op, Shape)], image: Shape) -> Result<Sh
     let shape = match op {
         Op::Input => image,
         Op::Conv2d(c) => {
+            // Sizes first: only checked ones may be multiplied.
+            let shape = conv(c, x)?;
             if let Some(source) = inputs.get(1) {
                 coefficients(c, source.0)?;
             }
-            conv(c, x)?
+            shape
         }
         Op::Predictor(p) => return predictor(p, x),
         Op::BatchNorm { eps, momentum } => {
@@ -198,7 +213,7 @@ pub(crate) fn infer(op: &Op, inputs: &[(&Op, Shape)], image: Shape) -> Result<Sh
             Shape::new(c, x.h, x.w)
         }
         Op::Shuffle { groups } => {
-            if *groups == 0 || x.c % groups != 0 {
+            if *groups == 0 || !x.c.is_multiple_of(*groups) {
                 return Err(format!("{} channels do not divide into {groups} groups", x.c));
             }
             x
@@ -209,7 +224,7 @@ pub(crate) fn infer(op: &Op, inputs: &[(&Op, Shape)], image: Shape) -> Result<Sh
             Shape::new(*c_out, 1, 1)
         }
         Op::Dropout { rate } => {
-            rate_ok(*rate)?;
+            rate_ok("rate", *rate)?;
             x
         }
     };

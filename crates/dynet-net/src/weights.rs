@@ -126,11 +126,13 @@ impl Weights {
             match self.tensors.get(&spec.name) {
                 None => problems.push(format!("{}: missing, expected shape {:?}", spec.name, spec.shape)),
                 Some(t) if t.shape != spec.shape => {
-                    problems.push(format!("{}: expected shape {:?}, got {:?}", spec.name, spec.shape, t.shape));
+                    problems
+                        .push(format!("{}: expected shape {:?}, got {:?}", spec.name, spec.shape, t.shape));
                 }
                 Some(t) => {
                     if let Some(at) = t.data.iter().position(|v| !v.is_finite()) {
-                        problems.push(format!("{}: value {at} is {}, expected finite", spec.name, t.data[at]));
+                        problems
+                            .push(format!("{}: value {at} is {}, expected finite", spec.name, t.data[at]));
                     }
                 }
             }
@@ -152,8 +154,7 @@ impl Weights {
     /// A file that cannot be read or is not whole, or a tensor of another type.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let bytes = fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
-        Self::from_safetensors(&bytes)
-            .map_err(|problem| WeightsError::Format { path: path.into(), problem })
+        Self::from_safetensors(&bytes).map_err(|problem| WeightsError::Format { path: path.into(), problem })
     }
 
     pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Self, String> {

@@ -102,7 +102,7 @@ pub enum ZooError {
 }
 
 /// One entry of the zoo.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct ModelInfo {
     /// Name, as [`build`] takes it.
     pub name: &'static str,
@@ -115,8 +115,10 @@ pub struct ModelInfo {
     /// Where its design comes from.
     pub source: &'static str,
     /// Builds it static, with what must stay static marked.
+    #[serde(skip)]
     build: fn(&str, &ZooOptions) -> Result<Net, NetError>,
     /// Its own hidden layer in the predictors: [`DynamicOptions::squeeze`].
+    #[serde(skip)]
     squeeze: Option<usize>,
 }
 
