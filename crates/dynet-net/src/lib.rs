@@ -21,7 +21,7 @@ pub mod zoo;
 pub use builder::{NetBuilder, NetError};
 pub use cost::{Summary, cost, summary};
 pub use dynamic::{Coefficients, DynamicOptions, Scope};
-pub use model::{Model, ModelError};
+pub use model::{Model, ModelError, ModelProblem};
 pub use net::{Net, Node, NodeId};
 pub use op::{Activation, CoefActivation, Conv2d, DynamicKernel, Head, Op, PaddingMode, Predictor, Shape};
 pub use params::{ParamKind, ParamSpec};

@@ -153,7 +153,7 @@ impl Net {
     /// # Errors
     /// A temperature that is not finite and above zero.
     pub fn with_temperature(&self, temperature: f32) -> Result<Self, NetError> {
-        self.rebuild(|_, op| {
+        self.rebuild(self.input(), |op| {
             if let Op::Predictor(p) = op
                 && let CoefActivation::Softmax { temperature: t } = &mut p.activation
             {
@@ -167,20 +167,15 @@ impl Net {
     /// # Errors
     /// A size that some layer cannot take.
     pub fn with_input_size(&self, h: usize, w: usize) -> Result<Self, NetError> {
-        let image = Shape::new(self.input().c, h, w);
-        let mut builder = NetBuilder::new(&self.name, image);
-        for node in self.nodes.iter().skip(1) {
-            builder.push_in(node.block.as_deref(), &node.name, node.op.clone(), &node.inputs);
-        }
-        builder.finish()
+        self.rebuild(Shape::new(self.input().c, h, w), |_| {})
     }
 
-    /// Runs every node through the builder again, with its operation edited.
-    fn rebuild(&self, mut edit: impl FnMut(&Node, &mut Op)) -> Result<Self, NetError> {
-        let mut builder = NetBuilder::new(&self.name, self.input());
+    /// Runs every node through the builder again, for images of this shape and with its operation edited.
+    fn rebuild(&self, image: Shape, mut edit: impl FnMut(&mut Op)) -> Result<Self, NetError> {
+        let mut builder = NetBuilder::new(&self.name, image);
         for node in self.nodes.iter().skip(1) {
             let mut op = node.op.clone();
-            edit(node, &mut op);
+            edit(&mut op);
             builder.push_in(node.block.as_deref(), &node.name, op, &node.inputs);
         }
         builder.finish()

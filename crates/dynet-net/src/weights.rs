@@ -115,7 +115,7 @@ impl Weights {
         self.tensors.is_empty()
     }
 
-    /// Checks that these are exactly the tensors of a net, all values finite.
+    /// Checks that these are exactly the tensors of a net, all values finite, no variance negative.
     ///
     /// # Errors
     /// One error that lists all that is missing, extra, misshapen or not finite.
@@ -130,9 +130,12 @@ impl Weights {
                         .push(format!("{}: expected shape {:?}, got {:?}", spec.name, spec.shape, t.shape));
                 }
                 Some(t) => {
-                    if let Some(at) = t.data.iter().position(|v| !v.is_finite()) {
-                        problems
-                            .push(format!("{}: value {at} is {}, expected finite", spec.name, t.data[at]));
+                    let is_variance = spec.kind == ParamKind::RunningVar;
+                    let is_bad = |v: &f32| !v.is_finite() || (is_variance && *v < 0.0);
+                    if let Some(at) = t.data.iter().position(is_bad) {
+                        let (name, value) = (&spec.name, t.data[at]);
+                        let expected = if is_variance { "finite and not negative" } else { "finite" };
+                        problems.push(format!("{name}: value {at} is {value}, expected {expected}"));
                     }
                 }
             }
@@ -256,15 +259,44 @@ mod tests {
         weights.tensors.remove("fc.bias");
         weights.insert("bn1.weight", vec![3], vec![0.0; 3]);
         weights.insert("bn1.bias", vec![16], vec![f32::NAN; 16]);
+        weights.insert("bn1.running_var", vec![16], vec![-1.0; 16]);
         weights.insert("stray", vec![1], vec![0.0]);
         let text = weights.check(&net).unwrap_err().to_string();
         for part in [
             "fc.bias: missing, expected shape [1000]",
             "bn1.weight: expected shape [16], got [3]",
             "bn1.bias: value 0 is NaN",
+            "bn1.running_var: value 0 is -1",
             "stray: extra",
         ] {
             assert!(text.contains(part), "{part} not in {text}");
         }
+    }
+
+    #[test]
+    fn a_state_dict_of_pytorch_is_read_in_any_of_its_types() {
+        use safetensors::tensor::{TensorView, serialize};
+        let pair = [1.5f32, -2.0];
+        let bytes: [(&str, Dtype, Vec<u8>); 5] = [
+            ("a", Dtype::F32, to_bytes(&pair)),
+            ("b", Dtype::F16, pair.map(|v| half::f16::from_f32(v).to_le_bytes()).concat()),
+            ("c", Dtype::BF16, pair.map(|v| half::bf16::from_f32(v).to_le_bytes()).concat()),
+            ("d", Dtype::F64, pair.map(|v| f64::from(v).to_le_bytes()).concat()),
+            ("bn1.num_batches_tracked", Dtype::I64, [7i64, 0].map(i64::to_le_bytes).concat()),
+        ];
+        let view = |t, data| TensorView::new(t, vec![2], data).unwrap();
+        let whole = serialize(bytes.iter().map(|(name, t, data)| (*name, view(*t, data))), None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        fs::write(&path, &whole).unwrap();
+        let weights = Weights::read(&path).unwrap();
+        assert_eq!(weights.len(), 4, "the batch counter is left out");
+        assert!(weights.iter().all(|(_, t)| t.data == pair && t.shape == [2]));
+        for len in 0..whole.len() {
+            assert!(Weights::from_safetensors(&whole[..len]).is_err(), "{len} of {} bytes", whole.len());
+        }
+        let integers = serialize([("n", view(Dtype::I64, &bytes[4].2))], None).unwrap();
+        let problem = Weights::from_safetensors(&integers).unwrap_err();
+        assert!(problem.contains("n: expected f32, f16, bf16 or f64, got I64"), "{problem}");
     }
 }

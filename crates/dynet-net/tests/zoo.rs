@@ -1,0 +1,177 @@
+//! The zoo held against torchvision: names, order and shapes of every state dict, static and dynamic.
+//!
+//! `tools/golden/net_params.py` makes the golden file; its `--list` prints what is hashed.
+
+use dynet_net::zoo::{self, ZooError, ZooOptions};
+use dynet_net::{DynamicOptions, Net, ParamSpec, Scope, Shape};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+#[derive(Deserialize)]
+struct Golden {
+    nets: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    name: String,
+    experts: usize,
+    width: f64,
+    classes: usize,
+    tensors: usize,
+    parameters: usize,
+    sha256: String,
+}
+
+fn lines(net: &Net) -> Vec<String> {
+    let line = |spec: ParamSpec| {
+        let sizes: Vec<String> = spec.shape.iter().map(usize::to_string).collect();
+        format!("{} {}", spec.name, sizes.join(" "))
+    };
+    net.params().into_iter().map(line).collect()
+}
+
+fn names(net: &Net) -> Vec<String> {
+    net.params().into_iter().map(|spec| spec.name).collect()
+}
+
+fn built(name: &str) -> Net {
+    zoo::build(name, &ZooOptions::default()).expect("a net of the zoo at its own sizes")
+}
+
+#[test]
+fn names_order_and_shapes_are_torchvisions() {
+    let golden: Golden = serde_json::from_str(include_str!("golden/net_params.json")).unwrap();
+    assert_eq!(
+        golden.nets.len(),
+        7 * 2 + 3 * 3,
+        "seven nets, static and dynamic, and MobileNets of three widths"
+    );
+    for entry in golden.nets {
+        let Entry { name, experts, width, classes, .. } = entry;
+        let dynamic = (experts > 0).then(|| DynamicOptions { experts, ..Default::default() });
+        let net = zoo::build(&name, &ZooOptions { width, classes, dynamic, ..Default::default() }).unwrap();
+        let what = format!("{name}+{experts}, width {width}");
+        let trainable = |spec: &ParamSpec| if spec.is_trainable() { spec.len() } else { 0 };
+        assert_eq!(net.params().iter().map(trainable).sum::<usize>(), entry.parameters, "{what}: parameters");
+        let lines = lines(&net);
+        assert_eq!(lines.len(), entry.tensors, "{what}: tensors");
+        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, entry.sha256, "{what}: names, order or shapes; ours are\n{text}");
+    }
+}
+
+#[test]
+fn a_predictor_is_listed_as_the_child_that_it_is() {
+    let seed = ZooOptions { dynamic: Some(DynamicOptions::default()), ..Default::default() };
+    let net = zoo::build("resnet18", &seed).unwrap();
+    let conv = names(&net).iter().position(|n| n == "layer1.0.conv1.weight").unwrap();
+    assert_eq!(
+        names(&net)[conv + 1..conv + 4],
+        ["conv1._coefficient_fn.fc.weight", "conv1._coefficient_fn.fc.bias", "bn1.weight"]
+            .map(|n| format!("layer1.0.{n}")),
+        "of a convolution: behind its weight"
+    );
+    let names = names(&built("dy_resnet18"));
+    let block = names.iter().position(|n| n.starts_with("layer1.0.")).unwrap();
+    assert_eq!(
+        names[block..block + 5],
+        ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]
+            .map(|n| format!("layer1.0._coefficient_fn.{n}"))
+            .into_iter()
+            .chain(["layer1.0.conv1.weight".into()])
+            .collect::<Vec<_>>(),
+        "of a block: before its convolutions"
+    );
+}
+
+#[test]
+fn an_entry_says_what_its_net_is() {
+    assert_eq!(zoo::models().len(), 15);
+    for info in zoo::models() {
+        let net = built(info.name);
+        assert_eq!(net.name(), info.name);
+        assert_eq!(net.is_dynamic(), info.is_dynamic, "{}", info.name);
+        assert_eq!(info.dynamic().is_some(), info.is_dynamic, "{}", info.name);
+        assert_eq!((net.input(), net.classes()), (Shape::new(3, 224, 224), 1000), "{}", info.name);
+        let last = net.nodes().iter().rev().find(|n| n.shape.pixels() > 1).unwrap();
+        assert_eq!([last.shape.h, last.shape.w], [7, 7], "{}: before the pooling", info.name);
+    }
+}
+
+#[test]
+fn a_small_stem_leaves_out_a_factor_of_four() {
+    for info in zoo::models() {
+        let options =
+            ZooOptions { size: [28, 28], channels: 1, classes: 10, small_stem: true, ..Default::default() };
+        let net = zoo::build(info.name, &options).unwrap();
+        let last = net.nodes().iter().rev().find(|n| n.shape.pixels() > 1).unwrap();
+        assert_eq!([last.shape.h, last.shape.w], [4, 4], "{}: 28 / 8", info.name);
+        assert_eq!((net.input().c, net.classes()), (1, 10));
+    }
+}
+
+#[test]
+fn options_of_a_paper_net_take_the_place_of_its_own_but_not_outside_its_blocks() {
+    let asked = DynamicOptions { experts: 2, scope: Scope::Layer, ..Default::default() };
+    for info in zoo::models().iter().filter(|info| info.is_dynamic) {
+        let options = ZooOptions { dynamic: Some(asked), ..Default::default() };
+        let (own, net) = (built(info.name), zoo::build(info.name, &options).unwrap());
+        assert_eq!(own.twin(), net.twin(), "{}", info.name);
+        let dynamic = |net: &Net| {
+            let is_dynamic = |spec: &ParamSpec| spec.shape.len() == 5;
+            net.params().into_iter().filter(is_dynamic).map(|s| (s.name, s.shape[0])).collect::<Vec<_>>()
+        };
+        let expected: Vec<_> = dynamic(&own).into_iter().map(|(name, _)| (name, 2)).collect();
+        assert_eq!(dynamic(&net), expected, "{}", info.name);
+        assert_eq!((own.temperature(), net.temperature()), (None, Some(1.0)), "{}", info.name);
+    }
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_the_nearest() {
+    for (name, nearest) in
+        [("resnet-18", "resnet18"), ("dy_resnet_50", "dy_resnet50"), ("mobilenetv2", "mobilenet_v2")]
+    {
+        let error = zoo::build(name, &ZooOptions::default()).unwrap_err();
+        assert_eq!(error, ZooError::Unknown { name: name.into(), nearest });
+    }
+}
+
+#[test]
+fn absurd_options_are_errors_that_name_the_option() {
+    let base = ZooOptions::default;
+    let dynamic = |o: DynamicOptions| ZooOptions { dynamic: Some(o), ..base() };
+    let own = DynamicOptions::default;
+    let softmax = |temperature| dynet_net::CoefActivation::Softmax { temperature };
+    let cases = [
+        ("width", ZooOptions { width: 0.0, ..base() }),
+        ("width", ZooOptions { width: -1.0, ..base() }),
+        ("width", ZooOptions { width: f64::NAN, ..base() }),
+        ("width", ZooOptions { width: f64::INFINITY, ..base() }),
+        ("width", ZooOptions { width: 1e9, ..base() }),
+        ("classes", ZooOptions { classes: 0, ..base() }),
+        ("classes", ZooOptions { classes: usize::MAX, ..base() }),
+        ("channels", ZooOptions { channels: 0, ..base() }),
+        ("channels", ZooOptions { channels: 1 << 40, ..base() }),
+        ("size (height)", ZooOptions { size: [0, 224], ..base() }),
+        ("size (width)", ZooOptions { size: [224, usize::MAX], ..base() }),
+        ("more than", ZooOptions { size: [65536, 65536], ..base() }),
+        ("experts (K)", dynamic(DynamicOptions { experts: 0, ..own() })),
+        ("experts (K)", dynamic(DynamicOptions { experts: usize::MAX, ..own() })),
+        ("squeeze", dynamic(DynamicOptions { squeeze: Some(0), ..own() })),
+        ("dropout", dynamic(DynamicOptions { dropout: 1.0, ..own() })),
+        ("dropout", dynamic(DynamicOptions { dropout: f32::NAN, ..own() })),
+        ("temperature", dynamic(DynamicOptions { activation: softmax(0.0), ..own() })),
+        ("temperature", dynamic(DynamicOptions { activation: softmax(f32::NAN), ..own() })),
+    ];
+    for (part, options) in cases {
+        for info in zoo::models() {
+            let text = zoo::build(info.name, &options).unwrap_err().to_string();
+            assert!(text.contains(part), "{}, {options:?}: {part} not in: {text}", info.name);
+        }
+    }
+    let widest = ZooOptions { width: zoo::MAX_WIDTH, ..base() };
+    assert!(zoo::build("resnet50", &widest).is_err(), "kernels of more than MAX_VALUES");
+}
