@@ -1,0 +1,28 @@
+//! The x86-64 instruction sets on other CPUs: types without a value.
+
+use crate::arch::Portable;
+use crate::vector::{Job, Vector};
+
+macro_rules! absent {
+    ($name:ident, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {}
+
+        impl $name {
+            /// Always `None` here.
+            pub fn new() -> Option<Self> {
+                None
+            }
+
+            pub(crate) const LANES: usize = Portable::LANES;
+
+            pub(crate) fn call<J: Job>(self, _: J) -> J::Out {
+                match self {}
+            }
+        }
+    };
+}
+
+absent!(Avx2Fma, "AVX2 and FMA, which this CPU family does not have.");
+absent!(Avx512, "AVX-512, which this CPU family does not have.");

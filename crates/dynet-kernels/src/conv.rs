@@ -1,0 +1,163 @@
+//! Dense convolutions and fully connected layers: the product of pixels with packed, fused weights.
+
+use crate::generic::fuse::FusePanel;
+use crate::generic::gemm::{PanelProduct, Sink, Source};
+use crate::geometry::Taps;
+use crate::isa::Isa;
+use crate::panels::{Panels, Storage};
+use crate::shared::Tile;
+use crate::view::{Coefs, Epilogue, Pixels};
+
+/// A dense convolution of one image, static or dynamic, with everything that its tiles share.
+///
+/// # Shapes
+/// Input `[pixels][ld]`; weights `[experts][c_out][c_in / groups][taps]`, packed; output `[output pixels][c_out]`.
+/// `weights.k()` = taps x values read per tap.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv<'a> {
+    /// The image.
+    pub x: Pixels<'a>,
+    /// Which pixels are read; `None` where output pixel `p` reads input pixel `p` alone (1x1 kernels of stride 1,
+    /// fully connected layers, whose images are the pixels).
+    pub taps: Option<&'a Taps>,
+    /// Packed weights.
+    pub weights: &'a Panels,
+    /// Coefficients of a dynamic convolution; `None` adds up all fixed kernels, of which a static one has one.
+    pub coefs: Option<Coefs<'a>>,
+    /// Groups of channels; the output channels of a group must be whole panels unless there is one group.
+    pub groups: usize,
+    /// Factors of the input's channels (of a group), multiplied into the fused weights: squeeze-and-excitation for
+    /// the price of one multiplication a weight.
+    pub input_scale: Option<&'a [f32]>,
+    /// What happens before the store.
+    pub epilogue: Epilogue<'a>,
+}
+
+impl Conv<'_> {
+    /// Values of scratch that [`conv`] needs.
+    pub fn scratch_len(weights: &Panels) -> usize {
+        weights.k() * weights.nr()
+    }
+
+    fn check(&self, isa: Isa, out: &Tile<'_>) {
+        let w = self.weights;
+        assert_eq!(w.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
+        assert_eq!(out.channel0() % w.nr(), 0, "a tile starts within a panel");
+        let end = out.channel0() + out.channels();
+        assert!(end <= w.n(), "output channels up to {end}, weights have {}", w.n());
+        let per_group = w.n() / self.groups;
+        let whole =
+            self.groups == 1 || (per_group * self.groups == w.n() && per_group.is_multiple_of(w.nr()));
+        assert!(whole, "{} groups of {} channels are no whole panels of {}", self.groups, w.n(), w.nr());
+        let pixels = out.pixel0() + out.pixels();
+        let before = (self.groups - 1) * self.group_inputs();
+        match self.taps {
+            None => self.x.check(pixels, before + w.k()),
+            Some(taps) => {
+                assert!(
+                    pixels <= taps.pixels(),
+                    "output pixels up to {pixels}, the geometry has {}",
+                    taps.pixels()
+                );
+                assert!(w.k().is_multiple_of(taps.taps), "{} rows of weights for {} taps", w.k(), taps.taps);
+                let segment = w.k() / taps.taps;
+                // The pixels of a run must follow one another without a gap.
+                let gapless = taps.run == 1 || (self.groups == 1 && self.x.ld * taps.run == segment);
+                assert!(gapless, "kernel rows of {segment} values, pixels of {}", self.x.ld);
+                self.x.check(taps.bound, before + segment / taps.run);
+            }
+        }
+        if let Some(coefs) = self.coefs {
+            coefs.check(w.experts(), w.n());
+        }
+        if let Some(scale) = self.input_scale {
+            assert!(
+                !scale.is_empty() && w.k().is_multiple_of(scale.len()),
+                "{} factors for {} rows of weights",
+                scale.len(),
+                w.k()
+            );
+            assert_eq!(self.groups, 1, "input factors of grouped convolutions");
+        }
+        self.epilogue.check(pixels, end);
+    }
+
+    /// Input channels of a group.
+    fn group_inputs(&self) -> usize {
+        self.taps.map_or(self.weights.k(), |t| self.weights.k() / t.taps)
+    }
+
+    /// Whether the packed weights are multiplied as they lie.
+    fn is_plain(&self) -> bool {
+        let w = self.weights;
+        w.storage() == Storage::F32 && w.experts() == 1 && self.coefs.is_none() && self.input_scale.is_none()
+    }
+}
+
+/// Computes one tile of a convolution: fuses each of its panels into `scratch`, then multiplies all its pixels
+/// with it; `(sum_i eta_i w_i) (*) x` of Eq. 2.
+///
+/// `sums`, one pixel with the tile's channels, receives the sums over the tile's pixels of what is stored.
+///
+/// # Panics
+/// If the sizes do not fit each other; nothing has been written then.
+///
+/// # Accuracy
+/// One rounding per term, in the order of `k`. Bits do not depend on the tiles, those of `sums` do.
+pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut sums: Option<Tile<'_>>) {
+    c.check(isa, out);
+    if let Some(sums) = &mut sums {
+        assert!(
+            sums.pixels() == 1 && sums.channels() == out.channels(),
+            "sums of another shape: {sums:?} of {out:?}"
+        );
+        sums.row(0).fill(0.0);
+    }
+    if out.pixels() == 0 {
+        return;
+    }
+    let w = c.weights;
+    let (nr, k) = (w.nr(), w.k());
+    let first = out.channel0() / nr;
+    for panel in first..first + out.channels().div_ceil(nr) {
+        let start = (panel - first) * nr;
+        let mut tile = out.columns(start, nr.min(out.channels() - start));
+        let packed = match &w.data {
+            crate::panels::Data::F32(data) if c.is_plain() => &data[panel * k * nr..][..k * nr],
+            _ => {
+                let (coefs, row_scale) = (c.coefs, c.input_scale);
+                isa.run(FusePanel { panels: w, panel, coefs, row_scale, dynamic: scratch });
+                &scratch[..k * nr]
+            }
+        };
+        let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
+        isa.run(c.product(packed, &mut tile, sums));
+    }
+}
+
+impl Conv<'_> {
+    /// The product of a checked tile with a panel `[k][nr]`.
+    fn product(&self, panel: &[f32], tile: &mut Tile<'_>, sums: *mut f32) -> PanelProduct {
+        let group = tile.channel0() / (self.weights.n() / self.groups);
+        let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
+        let x = &self.x.data[group * self.group_inputs()..];
+        let (base, table, taps) = match self.taps {
+            None => (x[pixel0 * self.x.ld..].as_ptr(), std::ptr::null(), 1),
+            Some(t) => (x.as_ptr(), t.table[pixel0 * t.taps..].as_ptr(), t.taps),
+        };
+        let source = Source { base, ld: self.x.ld, table, taps, len: self.weights.k() / taps };
+        let e = &self.epilogue;
+        let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();
+        let sink = Sink {
+            ld: tile.ld(),
+            cols: tile.channels(),
+            bias: e.bias.map_or(std::ptr::null(), |b| b[channel0..].as_ptr()),
+            residual: e.residual.map_or(std::ptr::null(), at),
+            residual_ld: e.residual.map_or(0, |r| r.ld),
+            act: e.act,
+            sums,
+            out: tile.as_mut_ptr(),
+        };
+        PanelProduct { rows: tile.pixels(), source, panel: panel.as_ptr(), sink }
+    }
+}

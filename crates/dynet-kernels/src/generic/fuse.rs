@@ -1,0 +1,140 @@
+//! `fuse`: the left side of Eq. 2, a panel of output channels at a time.
+
+use crate::panels::{Data, Panels};
+use crate::vector::{Job, Vector};
+use crate::view::Coefs;
+
+/// Fixed kernels that are fused in one pass over a panel. With two registers of coefficients each they take 16 of
+/// the 32 registers of AVX-512; more kernels take further passes that add to the first.
+const PASS: usize = 8;
+
+/// Fuses one panel: `dynamic[k][lane] = scale[k] * sum_e coef[e][channel] * fixed[k][e][lane]`.
+///
+/// The sum runs over the experts in order, in passes of [`PASS`]; without coefficients they all count 1.
+pub(crate) struct FusePanel<'a> {
+    pub(crate) panels: &'a Panels,
+    pub(crate) panel: usize,
+    pub(crate) coefs: Option<Coefs<'a>>,
+    /// One factor for each input channel; row `k` takes factor `k % len`.
+    pub(crate) row_scale: Option<&'a [f32]>,
+    /// `[k][nr]`.
+    pub(crate) dynamic: &'a mut [f32],
+}
+
+impl Job for FusePanel<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self, v: V) {
+        let p = self.panels;
+        let nr = 2 * V::LANES;
+        assert!(p.nr() == nr && self.panel < p.count(), "panel {} of {} x {}", self.panel, p.count(), p.nr());
+        assert!(
+            self.dynamic.len() >= p.k() * nr,
+            "scratch has {} values, {} needed",
+            self.dynamic.len(),
+            p.k() * nr
+        );
+        let mut e = 0;
+        while e < p.experts() {
+            let some = (p.experts() - e).min(PASS);
+            match some {
+                1 => self.pass::<V, 1>(v, e),
+                2 => self.pass::<V, 2>(v, e),
+                3 => self.pass::<V, 3>(v, e),
+                4 => self.pass::<V, 4>(v, e),
+                5 => self.pass::<V, 5>(v, e),
+                6 => self.pass::<V, 6>(v, e),
+                7 => self.pass::<V, 7>(v, e),
+                _ => self.pass::<V, PASS>(v, e),
+            }
+            e += some;
+        }
+        if let Some(scale) = self.row_scale {
+            for k in 0..p.k() {
+                let factor = v.splat(scale[k % scale.len()]);
+                let row = self.dynamic[k * nr..][..nr].as_mut_ptr();
+                for j in 0..2 {
+                    // SAFETY: `row` has two registers.
+                    unsafe { v.store(row.add(j * V::LANES), v.mul(factor, v.load(row.add(j * V::LANES)))) };
+                }
+            }
+        }
+    }
+}
+
+impl FusePanel<'_> {
+    /// Fuses experts `first..first + E`; those before are in `dynamic` already.
+    #[inline(always)]
+    fn pass<V: Vector, const E: usize>(&mut self, v: V, first: usize) {
+        let p = self.panels;
+        let nr = 2 * V::LANES;
+        let c = self.coefficients::<V, E>(v, first);
+        let start = (self.panel * p.k() * p.experts() + first) * nr;
+        let step = p.experts() * nr;
+        for k in 0..p.k() {
+            let row = self.dynamic[k * nr..][..nr].as_mut_ptr();
+            let at = start + k * step;
+            let mut sum = [v.splat(0.0); 2];
+            if first > 0 {
+                // SAFETY: `row` has two registers.
+                sum = unsafe { [v.load(row), v.load(row.add(V::LANES))] };
+            }
+            for (e, c) in c.iter().enumerate() {
+                let w = load_row(v, &p.data, at + e * nr);
+                sum = [v.fma(c[0], w[0], sum[0]), v.fma(c[1], w[1], sum[1])];
+            }
+            // SAFETY: `row` has two registers.
+            unsafe {
+                v.store(row, sum[0]);
+                v.store(row.add(V::LANES), sum[1]);
+            }
+        }
+    }
+
+    /// Coefficients of the panel's channels, times the scale of int8 weights; zeros behind the last channel.
+    #[inline(always)]
+    fn coefficients<V: Vector, const E: usize>(&self, v: V, first: usize) -> [[V::Reg; 2]; E] {
+        let n = self.panels.n();
+        std::array::from_fn(|e| {
+            std::array::from_fn(|j| {
+                let c0 = self.panel * 2 * V::LANES + j * V::LANES;
+                let lanes = n.saturating_sub(c0).min(V::LANES);
+                let some = |xs: &[f32]| {
+                    let xs = if lanes == 0 { &[] } else { &xs[(first + e) * n + c0..][..lanes] };
+                    // SAFETY: `xs` has `lanes` values.
+                    unsafe { v.load_some(xs.as_ptr(), lanes) }
+                };
+                let coef = match self.coefs {
+                    None => v.splat(1.0),
+                    Some(c) if c.channels() == 1 => v.splat(c.data()[first + e]),
+                    Some(c) => some(c.data()),
+                };
+                match &self.panels.data {
+                    Data::Int8(_, scale) => v.mul(coef, some(scale)),
+                    _ => coef,
+                }
+            })
+        })
+    }
+}
+
+/// The two registers of weights that start at `at`.
+#[inline(always)]
+pub(crate) fn load_row<V: Vector>(v: V, data: &Data, at: usize) -> [V::Reg; 2] {
+    let nr = 2 * V::LANES;
+    // SAFETY: each slice has `nr` values.
+    unsafe {
+        match data {
+            Data::F32(w) => {
+                let w = w[at..][..nr].as_ptr();
+                [v.load(w), v.load(w.add(V::LANES))]
+            }
+            Data::Bf16(w) => v.load_bf16(w[at..][..nr].as_ptr()),
+            Data::Int8(w, _) => {
+                let w = w[at..][..nr].as_ptr();
+                [v.load_i8(w), v.load_i8(w.add(V::LANES))]
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Work on one pixel after the other, channels in lanes: what the product leaves over.
+
+use crate::activation::Activation;
+use crate::shared::Tile;
+use crate::vector::{Job, Vector};
+use crate::view::Pixels;
+
+/// Applies an activation to stored values and adds them up over the rows; for activations that are too long to
+/// be compiled into every tile of the product.
+///
+/// # Safety
+/// `rows` rows of `cols` values every `ld` must be this thread's at `out`, and `cols` at `sums` unless null.
+#[inline(always)]
+pub(crate) unsafe fn reactivate<V: Vector>(
+    v: V,
+    out: *mut f32,
+    ld: usize,
+    rows: usize,
+    cols: usize,
+    act: Activation,
+    sums: *mut f32,
+) {
+    let mut c = 0;
+    while c < cols {
+        let lanes = (cols - c).min(V::LANES);
+        let mut sum = v.splat(0.0);
+        for i in 0..rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let p = out.add(i * ld + c);
+                let x = act.apply(v, v.load_some(p, lanes));
+                v.store_some(p, x, lanes);
+                sum = v.add(sum, x);
+            }
+        }
+        if !sums.is_null() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let p = sums.add(c);
+                v.store_some(p, v.add(v.load_some(p, lanes), sum), lanes);
+            }
+        }
+        c += lanes;
+    }
+}
+
+/// What [`Pixelwise`] makes of the inputs at a channel of a pixel.
+#[derive(Clone, Copy)]
+pub(crate) enum Operation<'a> {
+    /// `x`.
+    Copy,
+    /// `x + y`.
+    Add(Pixels<'a>),
+    /// `x * y[channel]`.
+    Scale(&'a [f32]),
+}
+
+/// `out = act(operation(x))` on every channel of every pixel of a tile, which may add up.
+pub(crate) struct Pixelwise<'a, 't> {
+    pub(crate) x: Pixels<'a>,
+    pub(crate) operation: Operation<'a>,
+    pub(crate) act: Activation,
+    pub(crate) out: &'a mut Tile<'t>,
+    /// Sums over the pixels are added here; empty for none.
+    pub(crate) sums: &'a mut [f32],
+}
+
+impl Job for Pixelwise<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let (n, c0, p0) = (self.out.channels(), self.out.channel0(), self.out.pixel0());
+        let ld = self.x.ld;
+        for i in 0..self.out.pixels() {
+            let x = &self.x.data[(p0 + i) * ld + c0..][..n];
+            let y = match self.operation {
+                Operation::Copy => x,
+                Operation::Add(y) => &y.data[(p0 + i) * y.ld + c0..][..n],
+                Operation::Scale(y) => &y[c0..][..n],
+            };
+            let out = self.out.row(i);
+            let mut c = 0;
+            while c < n {
+                let lanes = (n - c).min(V::LANES);
+                // SAFETY: `x`, `y` and `out` have `n` values, `c + lanes <= n`; `sums` is empty or has `n`.
+                unsafe {
+                    let a = v.load_some(x.as_ptr().add(c), lanes);
+                    let b = || v.load_some(y.as_ptr().add(c), lanes);
+                    let r = match self.operation {
+                        Operation::Copy => a,
+                        Operation::Add(_) => v.add(a, b()),
+                        Operation::Scale(_) => v.mul(a, b()),
+                    };
+                    let r = self.act.apply(v, r);
+                    v.store_some(out.as_mut_ptr().add(c), r, lanes);
+                    if self.sums.len() >= n {
+                        let p = self.sums.as_mut_ptr().add(c);
+                        v.store_some(p, v.add(v.load_some(p, lanes), r), lanes);
+                    }
+                }
+                c += lanes;
+            }
+        }
+    }
+}
+
+/// The greatest value of each channel over the pixels of a window.
+pub(crate) struct MaxWindow<'a> {
+    pub(crate) x: Pixels<'a>,
+    /// First channel.
+    pub(crate) channel0: usize,
+    /// `[rows, columns]` of the window that lie inside the image, and the image's width.
+    pub(crate) window: [std::ops::Range<usize>; 2],
+    pub(crate) width: usize,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Job for MaxWindow<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let n = self.out.len();
+        let mut c = 0;
+        while c < n {
+            let lanes = (n - c).min(V::LANES);
+            let mut best = v.splat(f32::NEG_INFINITY);
+            for y in self.window[0].clone() {
+                for x in self.window[1].clone() {
+                    let at = &self.x.data[(y * self.width + x) * self.x.ld + self.channel0 + c..][..lanes];
+                    // SAFETY: `at` has `lanes` values. Second argument: a value that is not a number wins.
+                    best = v.max(best, unsafe { v.load_some(at.as_ptr(), lanes) });
+                }
+            }
+            // SAFETY: `c + lanes <= n`.
+            unsafe { v.store_some(self.out.as_mut_ptr().add(c), best, lanes) };
+            c += lanes;
+        }
+    }
+}
+
+/// Softmax over the experts of each channel, in place: `[experts][channels]`.
+pub(crate) struct Softmax<'a> {
+    pub(crate) channels: usize,
+    pub(crate) temperature: f32,
+    pub(crate) coefs: &'a mut [f32],
+}
+
+impl Job for Softmax<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let (n, experts) = (self.channels, self.coefs.len() / self.channels);
+        let factor = v.splat(1.0 / self.temperature);
+        let mut c = 0;
+        while c < n {
+            let lanes = (n - c).min(V::LANES);
+            let at = |e: usize| self.coefs.as_ptr().wrapping_add(e * n + c).cast_mut();
+            // SAFETY: `experts * n` values exist, `c + lanes <= n`, and `self.coefs` is borrowed uniquely.
+            unsafe {
+                let mut top = v.splat(f32::NEG_INFINITY);
+                for e in 0..experts {
+                    top = v.max(top, v.mul(factor, v.load_some(at(e), lanes)));
+                }
+                let below = v.mul(top, v.splat(-1.0));
+                let mut sum = v.splat(0.0);
+                for e in 0..experts {
+                    let x = v.fma(factor, v.load_some(at(e), lanes), below);
+                    let x = crate::generic::exp::exp(v, x);
+                    v.store_some(at(e), x, lanes);
+                    sum = v.add(sum, x);
+                }
+                let share = v.div(v.splat(1.0), sum);
+                for e in 0..experts {
+                    v.store_some(at(e), v.mul(share, v.load_some(at(e), lanes)), lanes);
+                }
+            }
+            c += lanes;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Convolutions whose groups are narrow: depthwise ones, and those of a few channels a group.
+
+use crate::generic::fuse::FusePanel;
+use crate::generic::grouped::GroupedPanel;
+use crate::geometry::Geometry;
+use crate::isa::Isa;
+use crate::panels::{Data, Panels};
+use crate::shared::Tile;
+use crate::view::{Coefs, Epilogue, Pixels};
+
+/// A grouped convolution of one image, static or dynamic, with everything that its tiles share. Outside the image
+/// are zeros; other borders are given to the image before, see [`border`](crate::copy::border).
+///
+/// # Shapes
+/// Input `[h * w][ld]` with `groups * c_in` channels; weights `[experts][c_out][c_in][kh * kw]`, packed, `c_in` those
+/// of one group; output `[output pixels][c_out]`.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupedConv<'a> {
+    /// The image.
+    pub x: Pixels<'a>,
+    /// Its window.
+    pub geometry: &'a Geometry,
+    /// Packed weights.
+    pub weights: &'a Panels,
+    /// Coefficients of a dynamic convolution; `None` adds up all fixed kernels, of which a static one has one.
+    pub coefs: Option<Coefs<'a>>,
+    /// Groups; all channels of a depthwise convolution.
+    pub groups: usize,
+    /// What happens before the store.
+    pub epilogue: Epilogue<'a>,
+}
+
+impl GroupedConv<'_> {
+    /// Values of scratch that [`grouped`] needs.
+    pub fn scratch_len(weights: &Panels, _geometry: &Geometry) -> usize {
+        weights.k() * weights.nr()
+    }
+
+    fn check(&self, isa: Isa, out: &Tile<'_>) {
+        let (w, g) = (self.weights, self.geometry);
+        assert_eq!(w.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
+        assert_eq!(out.channel0() % w.nr(), 0, "a tile starts within a panel");
+        let end = out.channel0() + out.channels();
+        assert!(end <= w.n(), "output channels up to {end}, weights have {}", w.n());
+        let [height, width] = g.output();
+        let pixels = out.pixel0() + out.pixels();
+        let whole = pixels <= height * width
+            && (out.pixels() == 0 || [out.pixel0(), pixels].iter().all(|p| p % width == 0));
+        assert!(whole, "pixels {}..{pixels} are no whole rows of {height} x {width}", out.pixel0());
+        assert_eq!(w.n() % self.groups, 0, "{} output channels in {} groups", w.n(), self.groups);
+        assert_eq!(w.k() % g.taps(), 0, "{} rows of weights for {} taps", w.k(), g.taps());
+        self.x.check(g.input[0] * g.input[1], self.groups * (w.k() / g.taps()));
+        if let Some(coefs) = self.coefs {
+            coefs.check(w.experts(), w.n());
+        }
+        self.epilogue.check(pixels, end);
+    }
+}
+
+/// Computes one tile of a grouped convolution, which must be whole rows of the output image.
+///
+/// `sums`, one pixel with the tile's channels, receives the sums over the tile's pixels of what is stored.
+///
+/// # Panics
+/// If the sizes do not fit each other; nothing has been written then.
+///
+/// # Accuracy
+/// One rounding per term, in the order of `k`. Bits do not depend on the tiles, those of `sums` do.
+pub fn grouped(
+    isa: Isa,
+    c: &GroupedConv<'_>,
+    scratch: &mut [f32],
+    out: &mut Tile<'_>,
+    mut sums: Option<Tile<'_>>,
+) {
+    c.check(isa, out);
+    if let Some(sums) = &mut sums {
+        assert!(
+            sums.pixels() == 1 && sums.channels() == out.channels(),
+            "sums of another shape: {sums:?} of {out:?}"
+        );
+        sums.row(0).fill(0.0);
+    }
+    if out.pixels() == 0 {
+        return;
+    }
+    let w = c.weights;
+    let (nr, k) = (w.nr(), w.k());
+    let first = out.channel0() / nr;
+    for panel in first..first + out.channels().div_ceil(nr) {
+        let start = (panel - first) * nr;
+        let mut tile = out.columns(start, nr.min(out.channels() - start));
+        let packed = match &w.data {
+            Data::F32(data) if w.experts() == 1 && c.coefs.is_none() => &data[panel * k * nr..][..k * nr],
+            _ => {
+                isa.run(FusePanel { panels: w, panel, coefs: c.coefs, row_scale: None, dynamic: scratch });
+                &scratch[..k * nr]
+            }
+        };
+        let len = tile.channels();
+        let sums = sums.as_mut().map_or(&mut [][..], |s| &mut s.row(0)[start..][..len]);
+        let group = [k / c.geometry.taps(), w.n() / c.groups];
+        isa.run(GroupedPanel {
+            x: c.x,
+            geometry: c.geometry,
+            group,
+            panel: packed,
+            epilogue: c.epilogue,
+            out: &mut tile,
+            sums,
+        });
+    }
+}

@@ -1,0 +1,244 @@
+//! Packed weights: the fixed kernels of a layer in the order in which fusing and multiplying read them.
+
+use crate::buffer::Buffer;
+use crate::isa::Isa;
+
+/// Number format in which fixed kernels are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// As given.
+    #[default]
+    F32,
+    /// The upper half of f32, rounded to nearest, ties to even.
+    Bf16,
+    /// `round(w / scale)` in `-127..=127`, one scale for each output channel of each fixed kernel.
+    Int8,
+}
+
+/// Sizes of unpacked weights `[experts][c_out][c_in][taps]`; `c_in` counts the inputs of one group.
+///
+/// A fully connected layer has one tap; a depthwise convolution `c_in = 1`; a static layer one expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelShape {
+    /// Fixed kernels per output channel: K.
+    pub experts: usize,
+    /// Output channels.
+    pub c_out: usize,
+    /// Input channels that an output channel reads.
+    pub c_in: usize,
+    /// Elements of the window: `kh * kw`.
+    pub taps: usize,
+}
+
+impl KernelShape {
+    /// Weights that one output channel reads of one fixed kernel.
+    pub fn k(&self) -> usize {
+        self.c_in * self.taps
+    }
+
+    /// Number of weights; `None` where it overflows.
+    pub fn len(&self) -> Option<usize> {
+        self.experts.checked_mul(self.c_out)?.checked_mul(self.c_in)?.checked_mul(self.taps)
+    }
+
+    /// Whether there is no weight.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+}
+
+/// The packed weights themselves.
+#[derive(Clone, Debug)]
+pub(crate) enum Data {
+    F32(Buffer<f32>),
+    /// Row of a panel: word `l` holds channel `l` in its low and channel `l + lanes` in its high half.
+    Bf16(Buffer<u16>),
+    /// With the scales `[experts][n]`.
+    Int8(Buffer<i8>, Vec<f32>),
+}
+
+/// Weights packed for an instruction set: `[panel][k][expert][nr]`.
+///
+/// A panel is a block of `nr` output channels ([`Isa::nr`]), the last one filled up with zeros; `k` runs over
+/// `[tap][c_in]`. Fusing a panel reads one stream from its beginning to its end.
+#[derive(Clone, Debug)]
+pub struct Panels {
+    pub(crate) data: Data,
+    experts: usize,
+    k: usize,
+    n: usize,
+    nr: usize,
+}
+
+impl Panels {
+    /// Packs weights `[experts][c_out][c_in][taps]`.
+    ///
+    /// # Panics
+    /// If `weights` has another length than the shape.
+    pub fn pack(isa: Isa, storage: Storage, shape: KernelShape, weights: &[f32]) -> Self {
+        assert_eq!(Some(weights.len()), shape.len(), "weights of {shape:?}");
+        let (n, k, nr, experts) = (shape.c_out, shape.k(), isa.nr(), shape.experts);
+        let source = |e: usize, c: usize, row: usize| {
+            let (tap, i) = (row / shape.c_in, row % shape.c_in);
+            weights[((e * n + c) * shape.c_in + i) * shape.taps + tap]
+        };
+        Self::pack_with(storage, [experts, n, k, nr], source)
+    }
+
+    /// Packs `source(expert, channel, row of the panel)`; sizes are `[experts, n, k, nr]`.
+    pub(crate) fn pack_with(
+        storage: Storage,
+        [experts, n, k, nr]: [usize; 4],
+        source: impl Fn(usize, usize, usize) -> f32,
+    ) -> Self {
+        let len = n.div_ceil(nr) * k * experts * nr;
+        let each = |put: &mut dyn FnMut(usize, usize, usize, f32)| {
+            for c in 0..n {
+                let (panel, lane) = (c / nr, c % nr);
+                for row in 0..k {
+                    for e in 0..experts {
+                        put(((panel * k + row) * experts + e) * nr, lane, e * n + c, source(e, c, row));
+                    }
+                }
+            }
+        };
+        let data = match storage {
+            Storage::F32 => {
+                let mut packed = Buffer::zeroed(len);
+                each(&mut |row, lane, _, w| packed[row + lane] = w);
+                Data::F32(packed)
+            }
+            Storage::Bf16 => {
+                let mut packed = Buffer::zeroed(len);
+                each(&mut |row, lane, _, w| packed[row + word(lane, nr)] = bf16(w));
+                Data::Bf16(packed)
+            }
+            Storage::Int8 => {
+                let mut scale = vec![0.0_f32; experts * n];
+                each(&mut |_, _, c, w| scale[c] = scale[c].max(w.abs() / 127.0));
+                let mut packed = Buffer::zeroed(len);
+                each(&mut |row, lane, c, w| {
+                    packed[row + lane] = if scale[c] > 0.0 { (w / scale[c]).round() as i8 } else { 0 }
+                });
+                Data::Int8(packed, scale)
+            }
+        };
+        Self { data, experts, k, n, nr }
+    }
+
+    /// Number format.
+    pub fn storage(&self) -> Storage {
+        match self.data {
+            Data::F32(_) => Storage::F32,
+            Data::Bf16(_) => Storage::Bf16,
+            Data::Int8(..) => Storage::Int8,
+        }
+    }
+
+    /// Fixed kernels per output channel.
+    pub fn experts(&self) -> usize {
+        self.experts
+    }
+
+    /// Rows of a panel.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Output channels.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Output channels of a panel.
+    pub fn nr(&self) -> usize {
+        self.nr
+    }
+
+    /// Panels.
+    pub fn count(&self) -> usize {
+        self.n.div_ceil(self.nr)
+    }
+
+    /// Bytes that fusing or multiplying with all panels reads.
+    pub fn len_bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(w) => size_of_val(&**w),
+            Data::Bf16(w) => size_of_val(&**w),
+            Data::Int8(w, scale) => size_of_val(&**w) + size_of_val(&**scale),
+        }
+    }
+
+    /// The stored value of a weight, widened.
+    ///
+    /// # Panics
+    /// If there is no such weight.
+    pub fn value(&self, expert: usize, channel: usize, row: usize) -> f32 {
+        assert!(
+            expert < self.experts && channel < self.n && row < self.k,
+            "weight {expert}, {channel}, {row}"
+        );
+        let (panel, lane) = (channel / self.nr, channel % self.nr);
+        let first = ((panel * self.k + row) * self.experts + expert) * self.nr;
+        match &self.data {
+            Data::F32(w) => w[first + lane],
+            Data::Bf16(w) => f32::from_bits(u32::from(w[first + word(lane, self.nr)]) << 16),
+            Data::Int8(w, scale) => f32::from(w[first + lane]) * scale[expert * self.n + channel],
+        }
+    }
+}
+
+/// Where channel `lane` of a row of bfloat16 lies: both halves of the row share 32-bit words.
+fn word(lane: usize, nr: usize) -> usize {
+    2 * (lane % (nr / 2)) + lane / (nr / 2)
+}
+
+/// Rounds to the nearest bfloat16, ties to even; not a number stays so.
+fn bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    // Half of the last kept bit, less one where that bit is even: a tie then rounds down.
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        let cases = [
+            (1.0, 0x3f80),
+            (f32::from_bits(0x3f80_8000), 0x3f80),
+            (f32::from_bits(0x3f81_8000), 0x3f82),
+            (f32::from_bits(0x3f80_8001), 0x3f81),
+            (f32::MAX, 0x7f80),
+            (f32::NEG_INFINITY, 0xff80),
+        ];
+        for (x, bits) in cases {
+            assert_eq!(bf16(x), bits, "{x:e}");
+        }
+        assert!(f32::from_bits(u32::from(bf16(f32::NAN)) << 16).is_nan());
+    }
+
+    #[test]
+    fn packed_weights_read_back() {
+        let shape = KernelShape { experts: 3, c_out: 37, c_in: 5, taps: 4 };
+        let weights: Vec<f32> = (0..shape.len().unwrap()).map(|i| (i as f32 * 0.37).sin()).collect();
+        for isa in Isa::available() {
+            // Half a unit in the last place of 8 bits; half a step of 1/127 of the largest, which is below 1.
+            for (storage, tolerance) in
+                [(Storage::F32, 0.0), (Storage::Bf16, 1.0 / 512.0), (Storage::Int8, 0.5 / 127.0 + 1e-6)]
+            {
+                let packed = Panels::pack(isa, storage, shape, &weights);
+                for (i, w) in weights.iter().enumerate() {
+                    let (tap, c_in, c) = (i % 4, i / 4 % 5, i / 20 % 37);
+                    let back = packed.value(i / 740, c, tap * 5 + c_in);
+                    assert!((back - w).abs() <= tolerance, "{isa} {storage:?} weight {i}: {back} of {w}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Element-wise operations, pooling, and what turns a predictor's outputs into coefficients.
+
+use crate::activation::Activation;
+use crate::generic::pixelwise::{MaxWindow, Operation, Pixelwise, Softmax};
+use crate::geometry::Geometry;
+use crate::isa::Isa;
+use crate::shared::Tile;
+use crate::view::Pixels;
+
+fn run(
+    isa: Isa,
+    x: Pixels<'_>,
+    operation: Operation<'_>,
+    act: Activation,
+    out: &mut Tile<'_>,
+    mut sums: Option<Tile<'_>>,
+) {
+    x.check(out.pixel0() + out.pixels(), out.channel0() + out.channels());
+    let sums = match &mut sums {
+        None => &mut [][..],
+        Some(sums) => {
+            let fits = sums.pixels() == 1 && sums.channels() == out.channels();
+            assert!(fits, "sums of another shape: {sums:?} of {out:?}");
+            sums.row(0).fill(0.0);
+            sums.row(0)
+        }
+    };
+    isa.run(Pixelwise { x, operation, act, out, sums });
+}
+
+/// `out = act(x)`; `sums` receives the sums over the tile's pixels.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub fn activate(isa: Isa, x: Pixels<'_>, act: Activation, out: &mut Tile<'_>, sums: Option<Tile<'_>>) {
+    run(isa, x, Operation::Copy, act, out, sums);
+}
+
+/// `out = act(x + y)`; `sums` receives the sums over the tile's pixels.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub fn add(isa: Isa, [x, y]: [Pixels<'_>; 2], act: Activation, out: &mut Tile<'_>, sums: Option<Tile<'_>>) {
+    y.check(out.pixel0() + out.pixels(), out.channel0() + out.channels());
+    run(isa, x, Operation::Add(y), act, out, sums);
+}
+
+/// `out = act(x * factors[channel])`, the end of squeeze-and-excitation; `sums` receives the sums over the pixels.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub fn scale(
+    isa: Isa,
+    x: Pixels<'_>,
+    factors: &[f32],
+    act: Activation,
+    out: &mut Tile<'_>,
+    sums: Option<Tile<'_>>,
+) {
+    let end = out.channel0() + out.channels();
+    assert!(factors.len() >= end, "{} factors for {end} channels", factors.len());
+    run(isa, x, Operation::Scale(factors), act, out, sums);
+}
+
+/// Sums over `pixels` of each channel, from pixel `pixel0` on, into `out`, one value a channel.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub fn sums(isa: Isa, x: Pixels<'_>, pixel0: usize, pixels: usize, out: &mut [f32]) {
+    x.check(pixel0 + pixels, out.len());
+    out.fill(0.0);
+    let whole = |sum: &mut [f32], row: &[f32]| sum.iter_mut().zip(row).for_each(|(s, x)| *s += x);
+    let _ = isa;
+    for p in pixel0..pixel0 + pixels {
+        whole(out, &x.data[p * x.ld..]);
+    }
+}
+
+/// `out[c] = factor * sum of partial[i][c]` over the chunks `i` in order: ends a global average pooling whose sums
+/// were made chunk by chunk.
+///
+/// # Panics
+/// If `partial` is no multiple of the channels.
+pub fn combine_sums(partial: &[f32], factor: f32, out: &mut [f32]) {
+    assert!(
+        partial.len().is_multiple_of(out.len().max(1)),
+        "{} sums of {} channels",
+        partial.len(),
+        out.len()
+    );
+    out.fill(0.0);
+    for chunk in partial.chunks_exact(out.len().max(1)) {
+        out.iter_mut().zip(chunk).for_each(|(s, x)| *s += x);
+    }
+    out.iter_mut().for_each(|s| *s *= factor);
+}
+
+/// Greatest value of each channel over a window; padding counts as minus infinity.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub fn max_pool(isa: Isa, x: Pixels<'_>, g: &Geometry, out: &mut Tile<'_>) {
+    x.check(g.input[0] * g.input[1], out.channel0() + out.channels());
+    let [height, width] = g.output();
+    assert!(out.pixel0() + out.pixels() <= height * width, "{out:?} of {height} x {width} pixels");
+    assert_eq!(g.dilation, [1, 1], "max pooling has no dilation");
+    for i in 0..out.pixels() {
+        let p = out.pixel0() + i;
+        let window = [p / width, p % width];
+        let window = std::array::from_fn(|d| {
+            let first = g.at(d, window[d], 0);
+            let end = (first + g.kernel[d] as isize).clamp(0, g.input[d] as isize);
+            first.clamp(0, end) as usize..end as usize
+        });
+        let channel0 = out.channel0();
+        isa.run(MaxWindow { x, channel0, window, width: g.input[1], out: out.row(i) });
+    }
+}
+
+/// Softmax over the experts of each channel, of the values divided by `temperature`, in place: `[experts][channels]`.
+///
+/// # Panics
+/// If `coefs` is no multiple of `channels`.
+///
+/// # Accuracy
+/// 4 ULP of the exact quotient of the exact exponentials, for differences below 80.
+pub fn softmax(isa: Isa, channels: usize, temperature: f32, coefs: &mut [f32]) {
+    let whole = channels > 0 && coefs.len().is_multiple_of(channels);
+    assert!(whole, "{} coefficients are no multiple of {channels} channels", coefs.len());
+    isa.run(Softmax { channels, temperature, coefs });
+}

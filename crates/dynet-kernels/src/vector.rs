@@ -1,0 +1,80 @@
+//! What the algorithms need of a vector register, and nothing more.
+
+/// The operations of one instruction set. A value is the proof that the CPU has it.
+///
+/// The methods inline into functions compiled for that instruction set, which [`Vector::call`] enters.
+pub(crate) trait Vector: Copy + Send + Sync + 'static {
+    /// Values in a register.
+    const LANES: usize;
+    /// Rows of the largest tile of the matrix product: `MR` x 2 accumulators + 2 weights + 1 broadcast.
+    const MR: usize;
+    /// A register of `LANES` values.
+    type Reg: Copy;
+    /// Positions of lanes for [`Vector::permute`].
+    type Index: Copy;
+
+    /// Runs a job in a function compiled for this instruction set.
+    fn call<J: Job>(self, job: J) -> J::Out;
+
+    /// `x` in all lanes.
+    fn splat(self, x: f32) -> Self::Reg;
+    /// # Safety
+    /// `LANES` values must be readable at `p`.
+    unsafe fn load(self, p: *const f32) -> Self::Reg;
+    /// # Safety
+    /// `LANES` values must be writable at `p`.
+    unsafe fn store(self, p: *mut f32, x: Self::Reg);
+    /// The first `n` values, at most `LANES`, and zeros; touches nothing behind them.
+    ///
+    /// # Safety
+    /// `min(n, LANES)` values must be readable at `p`.
+    unsafe fn load_some(self, p: *const f32, n: usize) -> Self::Reg;
+    /// Stores the first `n` lanes, at most `LANES`; touches nothing behind them.
+    ///
+    /// # Safety
+    /// `min(n, LANES)` values must be writable at `p`.
+    unsafe fn store_some(self, p: *mut f32, x: Self::Reg, n: usize);
+    /// Two registers from `2 * LANES` bfloat16: lane `l` of the first from the low half of the 32-bit
+    /// word `l`, of the second from its high half.
+    ///
+    /// # Safety
+    /// `2 * LANES` values must be readable at `p`.
+    unsafe fn load_bf16(self, p: *const u16) -> [Self::Reg; 2];
+    /// `LANES` signed bytes, widened.
+    ///
+    /// # Safety
+    /// `LANES` values must be readable at `p`.
+    unsafe fn load_i8(self, p: *const i8) -> Self::Reg;
+
+    /// `a + b`.
+    fn add(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
+    /// `a * b`.
+    fn mul(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
+    /// `a / b`.
+    fn div(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
+    /// `a * b + c`, rounded once where the hardware can.
+    fn fma(self, a: Self::Reg, b: Self::Reg, c: Self::Reg) -> Self::Reg;
+    /// The smaller one, lane by lane.
+    fn min(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
+    /// The greater one, lane by lane.
+    fn max(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
+    /// `2^n` of integral `n` in `-126..=127`.
+    fn pow2(self, n: Self::Reg) -> Self::Reg;
+
+    /// Positions for [`Vector::permute`]: lane `l` takes value `at(l)` of `2 * LANES`.
+    fn index(self, at: impl Fn(usize) -> usize) -> Self::Index;
+    /// Lanes picked from the `2 * LANES` values of `lo` and `hi`.
+    fn permute(self, lo: Self::Reg, hi: Self::Reg, index: Self::Index) -> Self::Reg;
+    /// Asks for the cache line at `p`, which may be any address.
+    fn prefetch(self, p: *const u8);
+}
+
+/// A computation that is compiled once for each instruction set.
+///
+/// `run` must be `#[inline(always)]`: it is inlined into the function that has the target features.
+pub(crate) trait Job {
+    /// What it returns.
+    type Out;
+    /// Does it.
+    fn run<V: Vector>(self, v: V) -> Self::Out;
+}

@@ -1,0 +1,101 @@
+//! Checked views of the arguments that kernels share.
+
+use crate::activation::Activation;
+
+/// Pixels of an image, channels last: channel `c` of pixel `p` is `data[p * ld + c]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixels<'a> {
+    /// From the first channel of the first pixel on.
+    pub data: &'a [f32],
+    /// Values from one pixel to the next; more than the channels that are read where they are part of a wider map.
+    pub ld: usize,
+}
+
+impl<'a> Pixels<'a> {
+    /// A view of `data` with a pixel every `ld` values.
+    pub fn new(data: &'a [f32], ld: usize) -> Self {
+        Self { data, ld }
+    }
+
+    /// # Panics
+    /// If `channels` of pixel `pixels - 1` lie outside.
+    pub(crate) fn check(&self, pixels: usize, channels: usize) {
+        let needed = if pixels == 0 { 0 } else { (pixels - 1) * self.ld + channels };
+        assert!(
+            self.data.len() >= needed && channels <= self.ld.max(needed),
+            "input has {} values, {pixels} pixels of {channels} channels every {} need {needed}",
+            self.data.len(),
+            self.ld
+        );
+    }
+}
+
+/// Coefficients `[experts][channels]` of one image and one dynamic convolution; `channels` is that of the
+/// convolution's output, or 1 where all output channels share them.
+#[derive(Clone, Copy, Debug)]
+pub struct Coefs<'a> {
+    data: &'a [f32],
+    channels: usize,
+}
+
+impl<'a> Coefs<'a> {
+    /// A view of `data`.
+    ///
+    /// # Panics
+    /// If `data` is no multiple of `channels`.
+    pub fn new(data: &'a [f32], channels: usize) -> Self {
+        let whole = channels > 0 && data.len().is_multiple_of(channels);
+        assert!(whole, "{} coefficients are no multiple of {channels} channels", data.len());
+        Self { data, channels }
+    }
+
+    /// All of them.
+    pub fn data(&self) -> &'a [f32] {
+        self.data
+    }
+
+    /// Coefficients of one expert.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// # Panics
+    /// If they are not those of `experts` fixed kernels of `n` channels.
+    pub(crate) fn check(&self, experts: usize, n: usize) {
+        let expected = experts * self.channels;
+        assert!(
+            self.data.len() == expected && (self.channels == n || self.channels == 1),
+            "{} coefficients of {} channels, {expected} needed ({n} output channels x {experts} experts)",
+            self.data.len(),
+            self.channels
+        );
+    }
+}
+
+/// What happens to a sum in registers before it is stored: `act(sum + bias + residual)`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// One value for each output channel of the layer.
+    pub bias: Option<&'a [f32]>,
+    /// Pixels of the image's output that are added, from its channel 0 and pixel 0 on.
+    pub residual: Option<Pixels<'a>>,
+    /// Applied last.
+    pub act: Activation,
+}
+
+impl Epilogue<'_> {
+    /// # Panics
+    /// If bias or residual do not reach to the end of `pixels` x `channels`.
+    pub(crate) fn check(&self, pixels: usize, channels: usize) {
+        if let Some(bias) = self.bias {
+            assert!(
+                bias.len() >= channels,
+                "bias has {} values, {channels} channels need one each",
+                bias.len()
+            );
+        }
+        if let Some(residual) = self.residual {
+            residual.check(pixels, channels);
+        }
+    }
+}
