@@ -5,10 +5,11 @@ use burn::module::{Module, Param, RunningState};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::{relu, sigmoid, softmax};
 use burn::tensor::{Device, Tensor};
-use dynet_net::{CoefActivation, Head};
+use dynet_net::{CoefActivation, Head, Predictor};
 
 use crate::error::{ConfigError, at_least_one, check_dropout, check_temperature};
-use crate::initial::kaiming_uniform;
+use crate::initial::torch_uniform;
+use crate::pointwise::global_avg_pool;
 
 /// Configuration of a [`CoefPredictor`].
 #[derive(Config, Debug)]
@@ -28,7 +29,7 @@ pub struct CoefPredictorConfig {
 }
 
 impl CoefPredictorConfig {
-    /// Draws the weights as PyTorch does; biases are zero, so that untrained coefficients are even.
+    /// Draws the weights as PyTorch does; biases are zero, so that a channel's untrained softmax is near even.
     ///
     /// # Errors
     /// [`ConfigError`] where a count is zero, or dropout or temperature are out of range.
@@ -40,13 +41,9 @@ impl CoefPredictorConfig {
             at_least_one("experts", head.experts)?;
             at_least_one("channels of a head", head.channels)?;
         }
-        let temperature = match self.activation {
-            CoefActivation::Softmax { temperature } => {
-                check_temperature(temperature)?;
-                Some(RunningState::new(Tensor::full([1], temperature, device)))
-            }
-            CoefActivation::Sigmoid => None,
-        };
+        if let CoefActivation::Softmax { temperature } = self.activation {
+            check_temperature(temperature)?;
+        }
         let reduce = match self.hidden {
             Some(units) => {
                 at_least_one("hidden units", units)?;
@@ -59,9 +56,18 @@ impl CoefPredictorConfig {
             dropout: DropoutConfig::new(self.dropout).init(),
             reduce,
             fc: FullyConnected::init(self.hidden.unwrap_or(self.channels), scores, device),
-            temperature,
+            temperature: temperature_state(self.activation, device),
             heads: self.heads.clone(),
         })
+    }
+}
+
+fn temperature_state(activation: CoefActivation, device: &Device) -> Option<RunningState<Tensor<1>>> {
+    match activation {
+        CoefActivation::Softmax { temperature } => {
+            Some(RunningState::new(Tensor::full([1], temperature, device)))
+        }
+        CoefActivation::Sigmoid => None,
     }
 }
 
@@ -75,9 +81,14 @@ pub struct FullyConnected {
 }
 
 impl FullyConnected {
+    /// A layer with given matrix `[outputs, inputs]` and bias `[outputs]`.
+    pub(crate) fn from_tensors(weight: Tensor<2>, bias: Tensor<1>) -> Self {
+        Self { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) }
+    }
+
     fn init(inputs: usize, outputs: usize, device: &Device) -> Self {
         Self {
-            weight: kaiming_uniform([outputs, inputs], inputs, device),
+            weight: torch_uniform([outputs, inputs], inputs, device),
             bias: Param::from_tensor(Tensor::zeros([outputs], device)),
         }
     }
@@ -107,6 +118,22 @@ pub struct CoefPredictor {
 }
 
 impl CoefPredictor {
+    /// A predictor of a net with given layers.
+    pub(crate) fn from_layers(
+        predictor: &Predictor,
+        reduce: Option<FullyConnected>,
+        fc: FullyConnected,
+        device: &Device,
+    ) -> Self {
+        Self {
+            dropout: DropoutConfig::new(f64::from(predictor.dropout)).init(),
+            reduce,
+            fc,
+            temperature: temperature_state(predictor.activation, device),
+            heads: predictor.heads.clone(),
+        }
+    }
+
     /// Coefficients for every head.
     ///
     /// # Shapes
@@ -115,9 +142,8 @@ impl CoefPredictor {
     /// # Panics
     /// Where the features have another number of channels than the predictor.
     pub fn forward(&self, features: Tensor<4>) -> Vec<Tensor<3>> {
-        let [n, channels, height, width] = features.dims();
-        let pooled = features.reshape([n, channels, height * width]).mean_dim(2).reshape([n, channels]);
-        let mut units = self.dropout.forward(pooled);
+        let [n, ..] = features.dims();
+        let mut units = self.dropout.forward(global_avg_pool(features));
         if let Some(reduce) = &self.reduce {
             units = relu(reduce.forward(units));
         }

@@ -52,7 +52,8 @@ pub struct DyConv2dConfig {
 }
 
 impl DyConv2dConfig {
-    /// Draws every expert as PyTorch draws a static kernel; biases are zero.
+    /// Draws every expert on its own, with variance `2 / fan_in`; biases are zero. The same distributions as
+    /// [`Weights::init`](dynet_net::Weights::init).
     ///
     /// # Errors
     /// [`ConfigError`] where an option is out of range or the groups do not divide the channels.

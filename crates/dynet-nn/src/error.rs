@@ -1,5 +1,6 @@
 //! What can be wrong with a layer's configuration or a network's weights.
 
+use dynet_net::WeightsError;
 use thiserror::Error;
 
 /// A layer's configuration that no layer can have.
@@ -33,6 +34,17 @@ pub enum ConfigError {
         /// The temperature that was asked for.
         temperature: f32,
     },
+}
+
+/// Why a net cannot become a module.
+#[derive(Debug, Error)]
+pub enum NnError {
+    /// A layer's configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Tensors that do not fit the net.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
 }
 
 /// Refuses a count of zero.

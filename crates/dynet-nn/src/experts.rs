@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conv::{Geometry, add_bias, conv2d, conv2d_per_image};
 use crate::error::{ConfigError, at_least_one};
-use crate::initial::kaiming_uniform;
+use crate::initial::he_uniform;
 
 /// The two sides of Eq. 2, `(sum_i eta_i w_i) (*) x = sum_i eta_i (w_i (*) x)`. They differ in cost, not in result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +35,7 @@ pub struct ExpertConv2d {
 }
 
 impl ExpertConv2d {
-    /// Draws each expert as PyTorch draws a static kernel of its size, from the fan-in of that one expert; biases
-    /// are zero.
+    /// Draws each expert on its own, with variance `2 / fan_in` of that one expert; biases are zero.
     ///
     /// # Errors
     /// [`ConfigError`] where a count is zero or the groups do not divide the channels.
@@ -52,7 +51,7 @@ impl ExpertConv2d {
         at_least_one("kernel size", height.min(width))?;
         geometry.check([c_in, c_out])?;
         let depth = c_in / geometry.groups;
-        let weight = kaiming_uniform([experts, c_out, depth, height, width], depth * height * width, device);
+        let weight = he_uniform([experts, c_out, depth, height, width], depth * height * width, device);
         let bias = bias.then(|| Param::from_tensor(Tensor::zeros([c_out], device)));
         Ok(Self { weight, bias, geometry, form: None })
     }
