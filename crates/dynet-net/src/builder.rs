@@ -105,10 +105,14 @@ impl NetBuilder {
     }
 
     pub(crate) fn push_in(&mut self, block: Option<&str>, name: &str, op: Op, inputs: &[NodeId]) -> NodeId {
-        let shape = self.check(name, &op, inputs).unwrap_or_else(|problem| {
-            self.refuse(name, &op, problem);
-            AFTER_ERROR
-        });
+        // After an error nothing is checked: what comes later reads nodes that are not what they seem.
+        let shape = match self.error {
+            Some(_) => AFTER_ERROR,
+            None => self.check(name, &op, inputs).unwrap_or_else(|problem| {
+                self.refuse(name, &op, problem);
+                AFTER_ERROR
+            }),
+        };
         let inputs = inputs.to_vec();
         self.names.insert(name.to_owned());
         self.nodes.push(Node { name: name.to_owned(), op, inputs, block: block.map(str::to_owned), shape });
@@ -134,7 +138,7 @@ impl NetBuilder {
     }
 
     fn refuse(&mut self, name: &str, op: &Op, problem: String) {
-        let node = format!("{name} ({})", op.kind());
+        let node = described(name, op);
         self.error.get_or_insert(NetError { net: self.name.clone(), node, problem });
     }
 
@@ -142,42 +146,128 @@ impl NetBuilder {
     ///
     /// # Errors
     /// The first thing that was wrong, with the node's name, expected and got.
-    pub fn finish(mut self) -> Result<Net, NetError> {
-        let last = self.nodes.len() - 1;
-        let Node { name, op, shape, .. } = self.nodes[last].clone();
-        if last == 0 || matches!(op, Op::Predictor(_)) || shape.pixels() != 1 {
-            self.refuse(&name, &op, format!("expected logits, c x 1 x 1, from the last node, got {shape}"));
-        }
-        if let Some(unread) = self.unread() {
-            let Node { name, op, .. } = self.nodes[unread].clone();
-            self.refuse(&name, &op, "expected a reader, got a node whose output nobody uses".into());
-        }
+    pub fn finish(self) -> Result<Net, NetError> {
         if let Some(error) = self.error {
             return Err(error);
         }
         let net = Net { name: self.name, nodes: self.nodes };
-        match twice_named(&net) {
-            Some(error) => Err(error),
+        match not_logits(&net).or_else(|| unread(&net)).or_else(|| twice_named(&net)) {
             None => Ok(net),
+            Some((id, problem)) => {
+                let Node { name, op, .. } = net.node(id);
+                Err(NetError { node: described(name, op), problem, net: net.name })
+            }
         }
-    }
-
-    /// The first node but the last whose output nobody reads.
-    fn unread(&self) -> Option<usize> {
-        let read: HashSet<usize> = self.nodes.iter().flat_map(|n| n.inputs.iter().map(|i| i.0)).collect();
-        (0..self.nodes.len() - 1).find(|i| !read.contains(i))
     }
 }
 
-/// The first parameter whose name an earlier one has: node names differ, but `a` with a tensor `fc.weight` and
-/// `a.fc` with a tensor `weight` would share it.
-fn twice_named(net: &Net) -> Option<NetError> {
+/// How errors name a node.
+fn described(name: &str, op: &Op) -> String {
+    format!("{name} ({})", op.kind())
+}
+
+fn not_logits(net: &Net) -> Option<(NodeId, String)> {
+    let id = net.output();
+    let Node { op, shape, .. } = net.node(id);
+    let good = !matches!(op, Op::Input | Op::Predictor(_)) && shape.pixels() == 1;
+    (!good).then(|| (id, format!("expected logits, c x 1 x 1, from the last node, got {shape}")))
+}
+
+/// The first node but the last whose output nobody reads.
+fn unread(net: &Net) -> Option<(NodeId, String)> {
+    let read: HashSet<NodeId> = net.nodes.iter().flat_map(|n| n.inputs.iter().copied()).collect();
+    let id = net.ids().find(|id| *id != net.output() && !read.contains(id))?;
+    Some((id, "expected a reader, got a node whose output nobody uses".into()))
+}
+
+/// The first parameter whose name an earlier one has: node names differ, but `a` with a tensor `fc.weight`
+/// and `a.fc` with a tensor `weight` would share it.
+fn twice_named(net: &Net) -> Option<(NodeId, String)> {
     let mut names = HashSet::new();
     let spec = net.params().into_iter().find(|spec| !names.insert(spec.name.clone()))?;
-    let node = net.node(spec.node);
-    Some(NetError {
-        net: net.name.clone(),
-        node: format!("{} ({})", node.name, node.op.kind()),
-        problem: format!("expected a new parameter name, got {}, which is taken", spec.name),
-    })
+    Some((spec.node, format!("expected a new parameter name, got {}, which is taken", spec.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{DynamicKernel, Head, Predictor};
+
+    /// A net that ends in logits, with whatever `body` puts in front of them.
+    fn problem(body: impl FnOnce(&mut NetBuilder, NodeId) -> NodeId) -> String {
+        let mut b = NetBuilder::new("n", Shape::new(4, 8, 8));
+        let x = b.input();
+        let x = body(&mut b, x);
+        let x = b.push("pool", Op::GlobalAvgPool, &[x]);
+        b.push("fc", Op::Linear { c_out: 2 }, &[x]);
+        b.finish().unwrap_err().to_string()
+    }
+
+    fn predictor(experts: usize, channels: usize) -> Op {
+        let heads = vec![Head { experts, channels }];
+        Op::Predictor(Predictor {
+            hidden: None,
+            heads,
+            activation: crate::CoefActivation::Sigmoid,
+            dropout: 0.0,
+        })
+    }
+
+    #[test]
+    fn errors_name_the_node_what_was_expected_and_what_was_got() {
+        let dynamic =
+            |experts| Conv2d { dynamic: Some(DynamicKernel { experts, head: 0 }), ..Conv2d::new(4, 8, 3) };
+        let cases = [
+            (
+                problem(|b, x| b.conv("a", x, Conv2d::new(3, 8, 3))),
+                "net n, node a (conv): expected 3 input channels, got 4",
+            ),
+            (
+                problem(|b, x| b.conv("a", x, Conv2d::new(4, 8, 3).groups(3))),
+                "net n, node a (conv): 4 input channels do not divide into 3 groups",
+            ),
+            (
+                problem(|b, x| b.norm("fc", x)),
+                "net n, node fc (linear): expected a new name, got one that is taken",
+            ),
+            (problem(|b, x| b.push("a", Op::Add, &[x])), "net n, node a (add): expected 2 inputs, got 1"),
+            (
+                problem(|b, x| {
+                    let p = b.push("p", predictor(6, 6), &[x]);
+                    b.push("a", Op::Conv2d(dynamic(6)), &[x, p])
+                }),
+                "net n, node a (dynamic conv): head 0: 36 coefficients, 48 needed (8 output channels x 6 experts)",
+            ),
+            (
+                problem(|b, x| {
+                    b.push("p", predictor(6, 6), &[x]);
+                    x
+                }),
+                "net n, node p (predictor): expected a reader, got a node whose output nobody uses",
+            ),
+            (
+                problem(|b, x| {
+                    let p = b.push("fc.weight", predictor(2, 8), &[x]);
+                    let x = b.push("a", Op::Conv2d(dynamic(2)), &[x, p]);
+                    b.conv("fc.weight.fc", x, Conv2d::new(8, 8, 1))
+                }),
+                "net n, node fc.weight.fc (conv): expected a new parameter name, got fc.weight.fc.weight, which is taken",
+            ),
+        ];
+        for (got, expected) in cases {
+            assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn the_last_node_gives_logits() {
+        let mut b = NetBuilder::new("n", Shape::new(4, 8, 8));
+        assert!(NetBuilder::new("n", Shape::new(4, 1, 1)).finish().is_err(), "the input alone is no net");
+        b.conv("a", b.input(), Conv2d::new(4, 8, 3));
+        let text = b.finish().unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "net n, node a (conv): expected logits, c x 1 x 1, from the last node, got 8 x 8 x 8"
+        );
+    }
 }

@@ -174,8 +174,8 @@ impl Net {
 
     /// The static twin: the same net with ordinary convolutions. A static net is its own twin.
     ///
-    /// Nodes keep their names, so a tensor of the twin has the name that it has here; only the kernels lose their
-    /// first dimension, K, and the predictors are gone.
+    /// Nodes keep their names, so a tensor of the twin has the name that it has here; only the kernels lose
+    /// their first dimension, K, and the predictors are gone.
     pub fn twin(&self) -> Self {
         let live = self.read_without_predictors();
         // Where each node goes; of a node that goes nowhere the entry is never read.

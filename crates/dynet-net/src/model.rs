@@ -25,9 +25,9 @@ const KEY_SHA256: &str = "dynet.sha256";
 
 /// A net with everything that is needed to classify an image.
 ///
-/// In the file the metadata hold, under `dynet.*`: the format version, the net, the labels and the preprocessing
-/// as JSON, and the SHA-256 of the tensors ([`Weights::sha256`]). The tensors are f32, sorted by name. Equal
-/// models give equal bytes.
+/// In the file the metadata hold, under `dynet.*`: the format version, the net, the labels and the
+/// preprocessing as JSON, and the SHA-256 of the tensors ([`Weights::sha256`]). The tensors are f32, sorted
+/// by name. Equal models give equal bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// The net.

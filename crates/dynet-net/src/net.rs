@@ -103,8 +103,9 @@ impl Net {
 
     /// Every parameter and every running statistic, in the order of PyTorch's state dict.
     ///
-    /// A predictor of one convolution is that convolution's child: it runs before it, and is listed behind it. A
-    /// block's predictor is the block's child and is listed where it runs, before the convolutions that it feeds.
+    /// A predictor of one convolution is that convolution's child: it runs before it, and is listed behind
+    /// it. A block's predictor is the block's child and is listed where it runs, before the convolutions that
+    /// it feeds.
     pub fn params(&self) -> Vec<ParamSpec> {
         // Which convolution lists which predictor.
         let mut owners = vec![None; self.nodes.len()];

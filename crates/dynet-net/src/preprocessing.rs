@@ -93,3 +93,32 @@ impl Preprocessing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_out_of_range_is_named() {
+        let good = Preprocessing {
+            resize: Some(256),
+            crop: [224, 224],
+            interpolation: Interpolation::Bilinear,
+            channels: Channels::Rgb,
+            mean: vec![0.5; 3],
+            std: vec![0.25; 3],
+        };
+        assert_eq!(good.check(), Ok(()));
+        let cases = [
+            ("crop, resize", Preprocessing { resize: Some(0), ..good.clone() }),
+            ("crop, resize", Preprocessing { crop: [224, usize::MAX], ..good.clone() }),
+            ("mean", Preprocessing { mean: vec![0.5], ..good.clone() }),
+            ("mean", Preprocessing { mean: vec![0.5, f32::NAN, 0.5], ..good.clone() }),
+            ("std", Preprocessing { std: vec![0.5, 0.0, 0.5], ..good.clone() }),
+            ("std", Preprocessing { channels: Channels::Gray, mean: vec![0.5], ..good.clone() }),
+        ];
+        for (field, bad) in cases {
+            assert_eq!(bad.check().unwrap_err().field, field, "{bad:?}");
+        }
+    }
+}

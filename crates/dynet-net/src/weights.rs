@@ -65,9 +65,10 @@ impl Weights {
     /// Seeded initial values.
     ///
     /// Every expert of a dynamic convolution is drawn on its own, uniform with variance `2 / fan_in` (He et
-    /// al., 2015), the fan-in being that of one expert. Fully connected layers are uniform within
-    /// `1 / sqrt(fan_in)`, as PyTorch has them. Biases start at zero, norms as the identity. The stream of a tensor
-    /// depends on the seed and on its name alone, so a net and its twin share what they have in common.
+    /// al., 2015), the fan-in being that of one expert. Fully connected layers are uniform within `1 /
+    /// sqrt(fan_in)`, as PyTorch has them. Biases start at zero, norms as the identity. The stream of a
+    /// tensor depends on the seed and on its name alone, so a net and its twin share what they have in
+    /// common.
     pub fn init(net: &Net, seed: u64) -> Self {
         let mut weights = Self::new();
         for spec in net.params() {

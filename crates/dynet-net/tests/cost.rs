@@ -57,8 +57,8 @@ fn fusion_and_predictors_included_the_cuts_are_the_papers() {
         let madds = cost(&net(name)).madds;
         (madds.fused_total() - madds.classifier) as f64
     };
-    // ResNets against the static net counted alike; the others, without classifier, against the paper's figure
-    // for the static net: 298 M of MobileNetV2, 146 M of ShuffleNetV2.
+    // ResNets against the static net counted alike; the others, without classifier, against the paper's
+    // figure for the static net: 298 M of MobileNetV2, 146 M of ShuffleNetV2.
     for (name, ratio, cut) in [
         ("dy_resnet18", full("dy_resnet18") / full("resnet18"), "67.2"),
         ("dy_resnet50", full("dy_resnet50") / full("resnet50"), "71.3"),

@@ -3,7 +3,7 @@
 //! `tools/golden/net_params.py` makes the golden file; its `--list` prints what is hashed.
 
 use dynet_net::zoo::{self, ZooError, ZooOptions};
-use dynet_net::{DynamicOptions, Net, ParamSpec, Scope, Shape};
+use dynet_net::{Conv2d, DynamicOptions, Net, Op, ParamSpec, Scope, Shape};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -126,6 +126,69 @@ fn options_of_a_paper_net_take_the_place_of_its_own_but_not_outside_its_blocks()
         let expected: Vec<_> = dynamic(&own).into_iter().map(|(name, _)| (name, 2)).collect();
         assert_eq!(dynamic(&net), expected, "{}", info.name);
         assert_eq!((own.temperature(), net.temperature()), (None, Some(1.0)), "{}", info.name);
+    }
+}
+
+/// The convolution of a node.
+fn conv<'a>(net: &'a Net, name: &str) -> &'a Conv2d {
+    match &net.node(net.find(name).expect(name)).op {
+        Op::Conv2d(conv) => conv,
+        other => panic!("{name}: expected a convolution, got {}", other.kind()),
+    }
+}
+
+/// Name of the node that a block's predictor reads, and the output channels that it feeds.
+fn predictor<'a>(net: &'a Net, name: &str) -> (&'a str, Option<usize>, Vec<usize>) {
+    let node = net.node(net.find(name).expect(name));
+    let Op::Predictor(p) = &node.op else { panic!("{name}: expected a predictor, got {}", node.op.kind()) };
+    assert!(p.heads.iter().all(|head| head.experts == 6), "{name}: K");
+    let channels = p.heads.iter().map(|head| head.channels).collect();
+    (&net.node(node.inputs[0]).name, p.hidden, channels)
+}
+
+#[test]
+fn blocks_are_the_papers() {
+    let net = built("dy_resnet18");
+    let first = predictor(&net, "layer1.0._coefficient_fn");
+    assert_eq!(first, ("maxpool", Some(64 / 4), vec![32, 32, 32]), "block input; conv1, conv2, projection");
+    let net = built("dy_resnet50");
+    let second = predictor(&net, "layer2.1._coefficient_fn");
+    assert_eq!(second, ("layer2.0.add.relu", Some(256 / 4), vec![64, 64, 256]));
+
+    let net = built("dy_mobile");
+    assert_eq!(predictor(&net, "features.3._coefficient_fn"), ("features.2.conv.3", None, vec![24, 24, 24]));
+    let middle = conv(&net, "features.4.conv.1.0");
+    assert_eq!(
+        (middle.c_out, middle.groups),
+        (36, 6),
+        "32 rounded up to a multiple of 6, groups of 6 channels"
+    );
+    assert!(conv(&net, "features.1.conv.0.0").dynamic.is_none(), "the first block stays static");
+
+    let net = built("dy_shuffle_x1_0");
+    assert_eq!(net.node(net.find("stage3.1.left").unwrap()).shape.c, 174, "232 split 3 : 1");
+    let unit = predictor(&net, "stage3.1._coefficient_fn");
+    assert_eq!(unit, ("stage3.1.right", None, vec![58, 58, 58]));
+    assert_eq!(conv(&net, "stage3.1.branch2.3").groups, 29, "groups of two");
+    assert_eq!(predictor(&net, "stage2.1._coefficient_fn").2, [30, 30, 28], "a quarter of 116 is 29");
+    let down = predictor(&net, "stage3.0._coefficient_fn");
+    assert_eq!(down, ("stage2.3.shuffle", None, vec![116, 116, 116]), "the right branch alone");
+}
+
+#[test]
+fn in_mobilenets_every_convolution_of_a_block_is_dynamic_but_squeeze_and_excitation() {
+    for (name, blocks) in
+        [("dy_mobilenet_v2", 17), ("dy_mobilenet_v3_small", 11), ("dy_mobilenet_v3_large", 15)]
+    {
+        let net = built(name);
+        let predictors = net.nodes().iter().filter(|n| matches!(n.op, Op::Predictor(_))).count();
+        assert_eq!(predictors, blocks, "{name}: one predictor a block");
+        for node in net.nodes() {
+            if let Op::Conv2d(c) = &node.op {
+                let excites = node.name.ends_with(".fc1") || node.name.ends_with(".fc2");
+                assert_eq!(c.dynamic.is_some(), node.block.is_some() && !excites, "{name}: {}", node.name);
+            }
+        }
     }
 }
 

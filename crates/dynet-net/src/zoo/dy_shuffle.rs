@@ -1,15 +1,17 @@
 //! Dy-shuffle, the paper's net for ShuffleNetV2's place.
 //!
 //! A unit of stride 1 splits its channels left : right = 3 : 1 and only the right branch is dynamic, with one
-//! predictor from the branch's input. Its 3 x 3 convolution has half as many channels as ShuffleNetV2's depthwise one, so
-//! groups of two keep the cost. Downsampling units keep ShuffleNetV2's channels; their right branch is dynamic
-//! too. Without its classifier the net has the paper's 88 M multiply-adds (88.2, counted in 2^20), and with
-//! fusion and predictors 36.9 % less than the paper's 146 M; at 1.5 times the width 168.2 (the paper: 171).
+//! predictor from the branch's input. Its 3 x 3 convolution has half as many channels as ShuffleNetV2's
+//! depthwise one, so groups of two keep the cost. Downsampling units keep ShuffleNetV2's channels; their
+//! right branch is dynamic too. Without its classifier the net has the paper's 88 M multiply-adds (88.2,
+//! counted in 2^20), with fusion and predictors 36.9 % less than the paper's 146 M; at 1.5 times the width
+//! 168.2 (the paper: 171).
 //!
-//! Departs from the paper: a quarter of 116 channels is 29, which are not groups of two. The branch's ends are
-//! rounded down to even (28) and its middle up (30), which is nearest to the cost of 29. The shuffle has four
-//! groups, of which the right branch fills one: with ShuffleNetV2's two, the next unit's right branch would read
-//! nothing of half of the channels.
+//! Departs from the paper: a quarter of 116 channels is 29, which are no groups of two. The branch's ends are
+//! rounded down to even (28) and its middle up (30): together nearest to the cost of 29.
+//!
+//! The paper does not say how the parts are shuffled. Here they are four, so that the next right branch reads
+//! every quarter, its own kind among them, in equal shares.
 
 use super::ZooOptions;
 use super::shufflenet_v2::{ShufflenetV2, branch2, join};

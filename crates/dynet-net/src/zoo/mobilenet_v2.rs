@@ -47,8 +47,8 @@ pub(super) fn build(name: &str, options: &ZooOptions) -> Result<Net, NetError> {
     })
 }
 
-/// Stem, blocks as `block` adds them, last convolution, classifier. `block` gets the builder, the block's path,
-/// its input, its row and its stride, and returns its output.
+/// Stem, blocks as `block` adds them, last convolution, classifier. `block` gets the builder, the block's
+/// path, its input, its row and its stride, and returns its output.
 pub(super) fn assemble(
     name: &str,
     options: &ZooOptions,

@@ -1,8 +1,8 @@
 //! MobileNetV3 small and large as torchvision has them (Howard et al., 2019).
 //!
-//! Dy-MobileNetV3 is reported in the paper (arXiv 2004.10694) without its block design. The design here is this
-//! project's own: MobileNetV3's blocks, every convolution of a block dynamic with one predictor per block,
-//! squeeze-and-excitation kept and static.
+//! Dy-MobileNetV3 is reported in the paper (arXiv 2004.10694) without its block design. The design here is
+//! this project's own: MobileNetV3's blocks, every convolution of a block dynamic with one predictor per
+//! block, squeeze-and-excitation kept and static.
 
 use super::ZooOptions;
 use super::parts::{linear, pool, scale};

@@ -1,8 +1,8 @@
 //! The nets that people know, by name: torchvision's, and those of the DyNet paper.
 //!
-//! Each family is one file: an architecture table of typed rows, and the function that turns a row into nodes.
-//! Static nets carry torchvision's parameter names in torchvision's order. The nets named `dy_*` are dynamic by
-//! themselves; any other becomes so with [`ZooOptions::dynamic`].
+//! Each family is one file: an architecture table of typed rows, and the function that turns a row into
+//! nodes. Static nets carry torchvision's parameter names in torchvision's order. The nets named `dy_*` are
+//! dynamic by themselves; any other becomes so with [`ZooOptions::dynamic`].
 
 mod dy_mobile;
 mod dy_shuffle;
@@ -35,9 +35,9 @@ pub struct ZooOptions {
     pub channels: usize,
     /// Height and width of an image in pixels.
     pub size: [usize; 2],
-    /// A stem for small images, which leaves out the first factor of 4 by which the net shrinks them: stride 1
-    /// and no max pooling (ResNets: a 3 x 3 kernel too; MobileNets, which do not pool: stride 1 in the first
-    /// two places that have stride 2).
+    /// A stem for small images, which leaves out the first factor of 4 by which the net shrinks them: stride
+    /// 1 and no max pooling (ResNets: a 3 x 3 kernel too; MobileNets, which do not pool: stride 1 in the
+    /// first two places that have stride 2).
     pub small_stem: bool,
     /// How the net is made dynamic. `None`: a static net stays static, and a net of the paper follows its own
     /// design, [`ModelInfo::dynamic`]. `Some` takes the place of that design; nets of the paper stay static

@@ -4,8 +4,8 @@ use crate::builder::NetBuilder;
 use crate::net::NodeId;
 use crate::op::{Activation, Conv2d, Op};
 
-/// `channels * width`, rounded to a multiple of `divisor`, at least one, and never more than a tenth below: the
-/// MobileNets' rule.
+/// `channels * width`, rounded to a multiple of `divisor`, at least one, and never more than a tenth below:
+/// the MobileNets' rule.
 pub(super) fn scale(channels: usize, width: f64, divisor: usize) -> usize {
     let (wanted, step) = (channels as f64 * width, divisor as f64);
     let rounded = (((wanted + step / 2.0) / step).floor() * step).max(step);

@@ -1,8 +1,8 @@
 //! ResNet18 and ResNet50 as torchvision has them (He et al., 2016), and the paper's Dy-ResNets.
 //!
-//! Dy-ResNet18 and 50: the stem keeps its 64 channels, all stages have half of theirs, block outputs included.
-//! The first block, which the stem no longer fits, gets a 1 x 1 projection. All convolutions of a block are
-//! dynamic, the projection too. This reading gives the paper's 550 and 1075 M (counted in 2^20).
+//! Dy-ResNet18 and 50: the stem keeps its 64 channels, all stages have half of theirs, block outputs
+//! included. The first block, which the stem no longer fits, gets a 1 x 1 projection. All convolutions of a
+//! block are dynamic, the projection too. This reading gives the paper's 550 and 1075 M (counted in 2^20).
 
 use super::ZooOptions;
 use super::parts::{conv_norm, linear, max_pool, pool, scale};
