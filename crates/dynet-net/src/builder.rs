@@ -239,6 +239,27 @@ mod tests {
                 "net n, node a (dynamic conv): head 0: 36 coefficients, 48 needed (8 output channels x 6 experts)",
             ),
             (
+                problem(|b, x| b.push("p", predictor(65, 8), &[x])),
+                "net n, node p (predictor): expected 1 to 64 experts, got 65",
+            ),
+            (
+                problem(|b, x| match predictor(2, 8) {
+                    Op::Predictor(p) => {
+                        b.push("p", Op::Predictor(Predictor { hidden: Some(1 << 17), ..p }), &[x])
+                    }
+                    other => b.push("p", other, &[x]),
+                }),
+                "net n, node p (predictor): hidden layer: expected 1 to 65536, got 131072",
+            ),
+            (
+                problem(|b, x| b.conv("a", x, Conv2d::new(4, 1 << 15, 301))),
+                "net n, node a (conv): kernel: [1, 32768, 4, 301, 301] is more than 2147483648 values",
+            ),
+            (
+                problem(|b, x| b.conv("a", x, Conv2d { padding: [1 << 16, 0], ..Conv2d::new(4, 8, 3) })),
+                "net n, node a (conv): padding: expected 0 to 65535, got 65536",
+            ),
+            (
                 problem(|b, x| {
                     b.push("p", predictor(6, 6), &[x]);
                     x

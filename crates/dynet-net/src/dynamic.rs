@@ -217,3 +217,37 @@ fn static_inputs(node: &Node) -> &[NodeId] {
         _ => &node.inputs,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Shape;
+
+    #[test]
+    fn what_only_a_predictor_reads_goes_with_it() {
+        let mut b = NetBuilder::new("n", Shape::new(4, 8, 8));
+        let image = b.input();
+        let seen = b.conv("seen", image, Conv2d::new(4, 6, 3));
+        let op = DynamicOptions::default().predictor(6, vec![Head { experts: 3, channels: 8 }]);
+        let p = b.push("p", op, &[seen]);
+        let dynamic = Some(DynamicKernel { experts: 3, head: 0 });
+        let x = b.push("a", Op::Conv2d(Conv2d { dynamic, ..Conv2d::new(4, 8, 3) }), &[image, p]);
+        b.push("pool", Op::GlobalAvgPool, &[x]);
+        let net = b.finish().unwrap();
+        let twin = net.twin();
+        let names: Vec<&str> = twin.nodes().iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["input", "a", "pool"]);
+        assert_eq!(twin.nodes()[1].inputs, [twin.ids().next().unwrap()]);
+    }
+
+    #[test]
+    fn a_block_without_a_convolution_that_may_become_dynamic_is_refused() {
+        let mut b = NetBuilder::new("n", Shape::new(4, 8, 8));
+        let x = b.conv("a", b.input(), Conv2d::new(4, 8, 3));
+        b.push("pool", Op::GlobalAvgPool, &[x]);
+        let net = b.finish().unwrap();
+        assert!(net.to_dynamic(&DynamicOptions::default()).unwrap().is_dynamic());
+        let text = net.to_dynamic(&DynamicOptions::paper()).unwrap_err().to_string();
+        assert!(text.ends_with("expected a convolution that may become dynamic, got none"), "{text}");
+    }
+}
