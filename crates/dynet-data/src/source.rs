@@ -1,0 +1,164 @@
+//! Opening a data set: from the program itself, or from a folder whose content tells its kind.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use dynet_net::Channels;
+use serde::{Deserialize, Serialize};
+
+use crate::split::balanced;
+use crate::{DataError, Dataset, DecodeLimits, builtin};
+
+/// Where images come from; as text, `builtin` or a path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Source {
+    /// The images inside the program.
+    #[default]
+    Builtin,
+    /// A folder: see [`open`].
+    Path(PathBuf),
+}
+
+impl From<String> for Source {
+    fn from(text: String) -> Self {
+        if text == "builtin" { Self::Builtin } else { Self::Path(text.into()) }
+    }
+}
+
+impl From<Source> for String {
+    fn from(source: Source) -> Self {
+        source.to_string()
+    }
+}
+
+impl FromStr for Source {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.to_owned().into())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builtin => f.write_str("builtin"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// How to open a data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenOptions {
+    /// Share of the training images that become validation images where the source has none of its own.
+    pub val_fraction: f32,
+    /// Where the choice of them comes from.
+    pub seed: u64,
+    /// Decode every image file now and leave out those that cannot be read.
+    pub skip_bad: bool,
+    /// Limits on what is read.
+    pub limits: DecodeLimits,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { val_fraction: 0.1, seed: 0, skip_bad: false, limits: DecodeLimits::default() }
+    }
+}
+
+/// An image that was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it cannot be read.
+    pub reason: String,
+}
+
+/// A data set in its parts.
+#[derive(Clone, Debug)]
+pub struct Splits {
+    /// What it is called: `builtin`, or the folder's name.
+    pub name: String,
+    /// Names of the classes; their order gives the labels.
+    pub classes: Vec<String>,
+    /// Colour, unless every image is grey.
+    pub channels: Channels,
+    /// Height and width, if all images share them.
+    pub size: Option<[usize; 2]>,
+    /// Training images.
+    pub train: Arc<Dataset>,
+    /// Validation images.
+    pub val: Arc<Dataset>,
+    /// Test images, if there are any.
+    pub test: Option<Arc<Dataset>>,
+    /// What was left out, in the order of paths.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Opens a data set.
+///
+/// # Errors
+/// [`DataError`] for settings out of range, and for files that cannot be read or are not what they should be.
+pub fn open(source: &Source, options: &OpenOptions) -> Result<Splits, DataError> {
+    if !(options.val_fraction > 0.0 && options.val_fraction < 1.0) {
+        let expected = "above 0 and below 1";
+        return Err(DataError::option("val_fraction", expected, options.val_fraction));
+    }
+    match source {
+        Source::Builtin => {
+            let (train, test) = builtin::load()?;
+            let found = Found {
+                name: source.to_string(),
+                classes: builtin::CLASS_NAMES.map(str::to_owned).to_vec(),
+                channels: Channels::Gray,
+                size: Some([28, 28]),
+                train,
+                val: None,
+                test: Some(test),
+                skipped: Vec::new(),
+            };
+            Ok(found.split(options))
+        }
+        Source::Path(path) => Err(DataError::NotADataset { path: path.clone(), looked_for: "nothing" }),
+    }
+}
+
+/// What a source holds, before validation images are drawn where it has none.
+pub(crate) struct Found {
+    pub(crate) name: String,
+    pub(crate) classes: Vec<String>,
+    pub(crate) channels: Channels,
+    pub(crate) size: Option<[usize; 2]>,
+    pub(crate) train: Dataset,
+    pub(crate) val: Option<Dataset>,
+    pub(crate) test: Option<Dataset>,
+    pub(crate) skipped: Vec<Skipped>,
+}
+
+impl Found {
+    fn split(self, options: &OpenOptions) -> Splits {
+        let (train, val) = match self.val {
+            Some(val) => (self.train, val),
+            None => {
+                let (rest, drawn) = balanced(self.train.labels(), options.val_fraction, options.seed, 0);
+                (self.train.subset(&rest), self.train.subset(&drawn))
+            }
+        };
+        Splits {
+            name: self.name,
+            classes: self.classes,
+            channels: self.channels,
+            size: self.size,
+            train: Arc::new(train),
+            val: Arc::new(val),
+            test: self.test.map(Arc::new),
+            skipped: self.skipped,
+        }
+    }
+}
