@@ -7,8 +7,11 @@
 mod augment;
 mod batches;
 mod builtin;
+mod cifar;
 mod dataset;
 mod error;
+mod folder;
+mod idx;
 mod image;
 mod jitter;
 mod mix;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use dynet_net::Channels;
 use serde::{Deserialize, Serialize};
 
 use crate::split::balanced;
-use crate::{DataError, Dataset, DecodeLimits, builtin};
+use crate::{DataError, Dataset, DecodeLimits, builtin, cifar, folder, idx};
 
 /// Where images come from; as text, `builtin` or a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +101,19 @@ pub struct Splits {
     pub skipped: Vec<Skipped>,
 }
 
-/// Opens a data set.
+/// Opens a data set. The kind of a folder is told by what it holds, in this order:
+///
+/// - IDX files under their usual names (`train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte.gz`, ..);
+/// - the binary files of CIFAR-10 or CIFAR-100 under their usual names;
+/// - ImageFolder: `train/CLASS/` and, if there, `val/CLASS/` and `test/CLASS/`, with image files at any depth;
+/// - one folder of classes, `CLASS/`: `val_fraction` of the images become test images, and then as many of
+///   the others validation images.
+///
+/// Where there are no validation images, `val_fraction` of the training images become some. Every such split is
+/// seeded and balanced: the same share of each class.
+///
+/// An image file that cannot be decoded is an error when it is met, here or in [`Dataset::image`]. With
+/// `skip_bad`, all files are decoded here, once, on all cores, and [`Splits::skipped`] lists those that failed.
 ///
 /// # Errors
 /// [`DataError`] for settings out of range, and for files that cannot be read or are not what they should be.
@@ -110,10 +122,10 @@ pub fn open(source: &Source, options: &OpenOptions) -> Result<Splits, DataError>
         let expected = "above 0 and below 1";
         return Err(DataError::option("val_fraction", expected, options.val_fraction));
     }
-    match source {
+    let found = match source {
         Source::Builtin => {
             let (train, test) = builtin::load()?;
-            let found = Found {
+            Found {
                 name: source.to_string(),
                 classes: builtin::CLASS_NAMES.map(str::to_owned).to_vec(),
                 channels: Channels::Gray,
@@ -122,11 +134,36 @@ pub fn open(source: &Source, options: &OpenOptions) -> Result<Splits, DataError>
                 val: None,
                 test: Some(test),
                 skipped: Vec::new(),
-            };
-            Ok(found.split(options))
+            }
         }
-        Source::Path(path) => Err(DataError::NotADataset { path: path.clone(), looked_for: "nothing" }),
+        Source::Path(path) => open_folder(path, options)?,
+    };
+    Ok(found.split(options))
+}
+
+fn open_folder(path: &Path, options: &OpenOptions) -> Result<Found, DataError> {
+    const LOOKED_FOR: &str = "train-images-idx3-ubyte[.gz] (IDX), data_batch_1.bin (CIFAR-10), train.bin \
+                              (CIFAR-100), train/CLASS/*.jpg|jpeg|png, CLASS/*.jpg|jpeg|png";
+    if !std::fs::metadata(path).map_err(DataError::io(path))?.is_dir() {
+        return Err(DataError::format(path, "data set", "a folder", "a file"));
     }
+    if idx::detect(path) {
+        idx::open(path, &options.limits)
+    } else if let Some(version) = cifar::detect(path) {
+        cifar::open(path, version, &options.limits)
+    } else if folder::detect(path)? {
+        folder::open(path, options)
+    } else {
+        Err(DataError::NotADataset { path: path.to_path_buf(), looked_for: LOOKED_FOR })
+    }
+}
+
+/// What to call the data set in `folder`.
+pub(crate) fn folder_name(folder: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    // A path such as `..` has its name only once it is resolved.
+    let resolved = || folder.canonicalize().ok().as_deref().and_then(name);
+    name(folder).or_else(resolved).unwrap_or_else(|| folder.display().to_string())
 }
 
 /// What a source holds, before validation images are drawn where it has none.
