@@ -87,21 +87,30 @@ pub(crate) fn resize(image: Image, rect: Rect, size: [usize; 2], filter: Interpo
     if rect == whole && size == [image.height, image.width] {
         return image;
     }
+    // A crop first, and not the resizer's own: its filter would look at pixels beyond the part.
+    let part = window(&image, rect.top as i64, rect.left as i64, [rect.height, rect.width]);
+    // Rows first, as Pillow: each step rounds to 8 bits, and the other order rounds differently.
+    let narrowed = resize_step(part, [rect.height, size[1]], filter);
+    resize_step(narrowed, size, filter)
+}
+
+fn resize_step(image: Image, size: [usize; 2], filter: Interpolation) -> Image {
+    if size == [image.height, image.width] {
+        return image;
+    }
     let kind = if image.channels.count() == 1 { PixelType::U8 } else { PixelType::U8x3 };
     let algorithm = match filter {
         Interpolation::Nearest => ResizeAlg::Nearest,
         Interpolation::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
         Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
     };
-    // A crop first, and not the resizer's own: its filter would look at pixels beyond the part.
-    let part = window(&image, rect.top as i64, rect.left as i64, [rect.height, rect.width]);
     let mut out = Resized::new(size[1] as u32, size[0] as u32, kind);
     let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
     // Both steps fail on an empty or contradictory size alone, and then the image stays black.
-    if let Ok(source) = ImageRef::new(part.width as u32, part.height as u32, &part.pixels, kind) {
+    if let Ok(source) = ImageRef::new(image.width as u32, image.height as u32, &image.pixels, kind) {
         let _ = Resizer::new().resize(&source, &mut out, &options);
     }
-    Image { height: size[0], width: size[1], channels: part.channels, pixels: out.into_vec() }
+    Image { height: size[0], width: size[1], channels: image.channels, pixels: out.into_vec() }
 }
 
 /// Planes of `(value / 255 - mean) / std`.
