@@ -34,8 +34,7 @@ pub(crate) fn fit(image: &Image, p: &Preprocessing) -> Image {
     let [height, width] = resized_size(&image, p);
     let whole = Rect { top: 0, left: 0, height: image.height, width: image.width };
     let image = resize(image, whole, [height, width], p.interpolation);
-    let centre = |have: usize, want: usize| round_half_even(have as i64 - want as i64);
-    window(&image, centre(image.height, p.crop[0]), centre(image.width, p.crop[1]), p.crop)
+    window(&image, centre_start(image.height, p.crop[0]), centre_start(image.width, p.crop[1]), p.crop)
 }
 
 /// Height and width before the crop.
@@ -53,10 +52,16 @@ fn resized_size(image: &Image, p: &Preprocessing) -> [usize; 2] {
     }
 }
 
-/// Half of `twice`, rounded to the nearest and to the even one of two: Python's `round(twice / 2)`.
-fn round_half_even(twice: i64) -> i64 {
-    let floor = twice.div_euclid(2);
-    if twice.rem_euclid(2) == 1 && floor.rem_euclid(2) == 1 { floor + 1 } else { floor }
+/// Where the middle `want` of `have` pixels begin. torchvision rounds to the nearest, halves to the even one,
+/// when cropping, and towards the middle when it pads, which is where the result is negative.
+fn centre_start(have: usize, want: usize) -> i64 {
+    match have.checked_sub(want) {
+        Some(surplus) => {
+            let floor = surplus / 2;
+            (if surplus % 2 == 1 && floor % 2 == 1 { floor + 1 } else { floor }) as i64
+        }
+        None => -(((want - have) / 2) as i64),
+    }
 }
 
 /// `size` pixels of `image` from row `top` and column `left`, which may be negative; black outside.
