@@ -276,3 +276,79 @@ impl Drop for Batches {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dynet_net::{Channels, Interpolation};
+
+    use super::*;
+    use crate::Image;
+
+    fn options(workers: usize, ahead: usize) -> BatchOptions {
+        let preprocessing = Preprocessing {
+            resize: None,
+            crop: [2, 2],
+            interpolation: Interpolation::Nearest,
+            channels: Channels::Gray,
+            mean: vec![0.0],
+            std: vec![1.0],
+        };
+        let (batch, epoch, seed, start) = (1, 0, 0, 0);
+        let (shuffle, drop_last, skip_bad, augment) = (false, false, false, None);
+        BatchOptions {
+            batch,
+            epoch,
+            seed,
+            shuffle,
+            drop_last,
+            start,
+            augment,
+            preprocessing,
+            workers,
+            ahead,
+            skip_bad,
+        }
+    }
+
+    fn dataset() -> Arc<Dataset> {
+        let image = Image { width: 2, height: 2, channels: Channels::Gray, pixels: vec![9; 4] };
+        Arc::new(Dataset::from_images(std::iter::repeat_n((image, 0), 20), "nines").unwrap())
+    }
+
+    #[test]
+    fn no_more_than_ahead_batches_are_made_and_dropping_ends_the_workers() {
+        let mut batches = batches(&dataset(), &options(3, 4));
+        for taken in 0..3 {
+            while batches.job.lock().ready.len() < 4 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!((batches.job.lock().claim, batches.job.lock().ready.len()), (taken + 4, 4));
+            assert!(batches.next().unwrap().is_ok());
+        }
+        let job = Arc::downgrade(&batches.job);
+        drop(batches);
+        assert!(job.upgrade().is_none(), "a worker outlives its batches");
+    }
+
+    #[test]
+    fn a_panic_of_a_worker_is_an_error_and_no_hang() {
+        for workers in [0, 2] {
+            let mut batches = batches(&dataset(), &options(0, 4));
+            // A batch that begins beyond the last image: slicing panics.
+            Arc::get_mut(&mut batches.job).unwrap().count = 25;
+            batches.threads = (0..workers)
+                .map(|_| {
+                    let job = Arc::clone(&batches.job);
+                    std::thread::spawn(move || job.work())
+                })
+                .collect();
+            assert_eq!(batches.by_ref().take(20).filter(Result::is_ok).count(), 20);
+            // The range 20..20 is empty, 21..20 is none.
+            let last: Vec<_> = batches.collect();
+            assert!(matches!(last.last(), Some(Err(DataError::Worker(_)))), "{last:?}");
+        }
+    }
+}

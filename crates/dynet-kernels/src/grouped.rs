@@ -97,17 +97,36 @@ pub fn grouped(
                 &scratch[..k * nr]
             }
         };
-        let len = tile.channels();
-        let sums = sums.as_mut().map_or(&mut [][..], |s| &mut s.row(0)[start..][..len]);
-        let group = [k / c.geometry.taps(), w.n() / c.groups];
-        isa.run(GroupedPanel {
-            x: c.x,
-            geometry: c.geometry,
-            group,
-            panel: packed,
-            epilogue: c.epilogue,
-            out: &mut tile,
+        let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
+        isa.run(c.panel(packed, &mut tile, sums));
+    }
+}
+
+impl GroupedConv<'_> {
+    /// The job of a checked tile of one panel `[k][nr]`.
+    fn panel(&self, panel: &[f32], tile: &mut Tile<'_>, sums: *mut f32) -> GroupedPanel<'_> {
+        let (g, w) = (self.geometry, self.weights);
+        let width = g.output()[1];
+        let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
+        let c_in = w.k() / g.taps();
+        let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();
+        GroupedPanel {
+            geometry: g,
+            x: self.x.data.as_ptr(),
+            x_ld: self.x.ld,
+            group: [c_in, w.n() / self.groups],
+            inputs: self.groups * c_in,
+            panel: panel.as_ptr(),
+            channel0,
+            cols: tile.channels(),
+            rows: [pixel0 / width, (pixel0 + tile.pixels()) / width],
+            out_ld: tile.ld(),
+            bias: self.epilogue.bias.map_or(std::ptr::null(), |b| b[channel0..].as_ptr()),
+            residual: self.epilogue.residual.map_or(std::ptr::null(), at),
+            residual_ld: self.epilogue.residual.map_or(0, |r| r.ld),
+            act: self.epilogue.act,
             sums,
-        });
+            out: tile.as_mut_ptr(),
+        }
     }
 }

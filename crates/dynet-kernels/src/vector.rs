@@ -15,6 +15,8 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
 
     /// Runs a job in a function compiled for this instruction set.
     fn call<J: Job>(self, job: J) -> J::Out;
+    /// The same, kept out of the caller: a hot loop is compiled alone, with all registers to itself.
+    fn call_apart<J: Job>(self, job: J) -> J::Out;
 
     /// `x` in all lanes.
     fn splat(self, x: f32) -> Self::Reg;

@@ -1,1 +1,35 @@
-//! Training recipes, loop, metrics and run folders.
+//! Recipes, the training loop, metrics and run folders.
+//!
+//! [`Config`] is the whole recipe; [`RunFolder::create`] makes a run's place; [`train`] trains there and tells an
+//! [`Observer`]; a stopped run goes on with [`RunFolder::open`] and [`train`]. [`evaluate`] and [`top_k`] use what
+//! came out.
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod config;
+mod config_file;
+mod curves;
+mod error;
+mod evaluate;
+mod metrics;
+mod optimizer;
+mod report;
+mod run_folder;
+mod schedule;
+mod setup;
+mod step;
+mod tensorboard;
+mod train;
+
+pub use config::{Config, Course, DataConfig, ModelConfig, OptimizerConfig, Rule, RunConfig, ScheduleConfig};
+pub use config_file::ConfigError;
+pub use error::TrainError;
+pub use evaluate::{BurnClassifier, ClassScore, Classifier, EvaluateOptions, Evaluation, evaluate, top_k};
+pub use report::{EpochReport, EpochSeconds, Observer, Outcome, RunInfo, Silent, StepReport, Summary};
+pub use run_folder::{RunFolder, default_name};
+pub use train::train;
+
+/// Where tensors live: Burn's CPU backend.
+pub(crate) fn device() -> burn::tensor::Device {
+    burn::tensor::Device::flex()
+}

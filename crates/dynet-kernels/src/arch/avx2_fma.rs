@@ -54,6 +54,16 @@ impl Vector for Avx2Fma {
     }
 
     #[inline(always)]
+    fn call_apart<J: Job>(self, job: J) -> J::Out {
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma")]
+        fn inner<J: Job>(v: Avx2Fma, job: J) -> J::Out {
+            job.run(v)
+        }
+        intrinsic!(inner(self, job))
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::Reg {
         intrinsic!(_mm256_set1_ps(x))
     }

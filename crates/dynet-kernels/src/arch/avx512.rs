@@ -52,6 +52,16 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn call_apart<J: Job>(self, job: J) -> J::Out {
+        #[inline(never)]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn inner<J: Job>(v: Avx512, job: J) -> J::Out {
+            job.run(v)
+        }
+        intrinsic!(inner(self, job))
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::Reg {
         intrinsic!(_mm512_set1_ps(x))
     }

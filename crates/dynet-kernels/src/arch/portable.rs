@@ -22,6 +22,11 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn call<J: Job>(self, job: J) -> J::Out {
+        job.run(self)
+    }
+
+    #[inline(always)]
+    fn call_apart<J: Job>(self, job: J) -> J::Out {
         #[inline(never)]
         fn inner<J: Job>(job: J) -> J::Out {
             job.run(Portable)

@@ -5,9 +5,6 @@ use crate::generic::pixelwise::reactivate;
 use crate::geometry::ZERO;
 use crate::vector::{Job, Vector};
 
-/// Rows of the largest tile of all instruction sets.
-pub(crate) const MAX_MR: usize = 14;
-
 /// A row of zeros for taps that lie outside the image; longer segments are multiplied in pieces.
 pub(crate) static ZEROS: [f32; PIECE] = [0.0; PIECE];
 const PIECE: usize = 4096;
@@ -112,7 +109,7 @@ pub(crate) struct PanelProduct {
 
 impl PanelProduct {
     /// Cuts the rows into tiles of nearly equal height, so that no small rest is left whose few accumulators
-    /// would wait for each other.
+    /// would wait for each other: first the higher ones, then those of a row less.
     ///
     /// # Safety
     /// All rows of the source, the panel and the rows and columns of the sink must exist, the sink's for this
@@ -120,22 +117,38 @@ impl PanelProduct {
     #[inline(always)]
     unsafe fn tiles<V: Vector>(&self, v: V) {
         let tiles = self.rows.div_ceil(V::MR);
-        let mut row = 0;
-        for t in 0..tiles {
-            let mr = (self.rows - row).div_ceil(tiles - t);
-            // SAFETY: `row < self.rows`.
-            let (source, sink) = unsafe { (self.source.skip(row), self.sink.skip(row)) };
-            macro_rules! call {
-                ($($mr:literal)*) => {
-                    match mr {
-                        $($mr => v.call(TileJob::<$mr> { source, panel: self.panel, sink }),)*
-                        _ => {}
-                    }
-                };
-            }
-            call!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-            row += mr;
+        let low = self.rows / tiles;
+        let high_tiles = self.rows - low * tiles;
+        // SAFETY: `high_tiles * (low + 1) + (tiles - high_tiles) * low = rows`.
+        unsafe {
+            self.rows_of(v, 0, high_tiles, low + 1);
+            self.rows_of(v, high_tiles * (low + 1), tiles - high_tiles, low);
         }
+    }
+
+    /// `tiles` tiles of `mr` rows from row `row` on.
+    ///
+    /// # Safety
+    /// As [`Self::tiles`], for these rows.
+    #[inline(always)]
+    unsafe fn rows_of<V: Vector>(&self, v: V, row: usize, tiles: usize, mr: usize) {
+        if tiles == 0 {
+            return;
+        }
+        // SAFETY: row `row` exists.
+        let (source, sink) = unsafe { (self.source.skip(row), self.sink.skip(row)) };
+        macro_rules! call {
+            ($($mr:literal)*) => {
+                match (mr, sink.cols > V::LANES) {
+                    $(
+                        ($mr, true) => v.call_apart(TileJob::<$mr, 2> { tiles, source, panel: self.panel, sink }),
+                        ($mr, false) => v.call_apart(TileJob::<$mr, 1> { tiles, source, panel: self.panel, sink }),
+                    )*
+                    _ => {}
+                }
+            };
+        }
+        call!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
     }
 }
 
@@ -149,14 +162,15 @@ impl Job for PanelProduct {
     }
 }
 
-/// `MR` rows of the product with one panel.
-struct TileJob<const MR: usize> {
+/// Tiles of `MR` rows times `NB` registers of columns of one panel.
+struct TileJob<const MR: usize, const NB: usize> {
+    tiles: usize,
     source: Source,
     panel: *const f32,
     sink: Sink,
 }
 
-impl<const MR: usize> Job for TileJob<MR> {
+impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
     type Out = ();
 
     #[inline(always)]
@@ -164,46 +178,68 @@ impl<const MR: usize> Job for TileJob<MR> {
         if MR > V::MR {
             return;
         }
-        // SAFETY: `PanelProduct::tiles` makes only tiles whose rows exist.
-        unsafe {
-            let acc = multiply::<V, MR>(v, &self.source, self.panel);
-            let full = self.sink.cols == 2 * V::LANES;
-            match (self.sink.act.bounds(), full) {
-                (Some(bounds), true) => finish::<V, MR, true>(v, acc, &self.sink, bounds),
-                (Some(bounds), false) => finish::<V, MR, false>(v, acc, &self.sink, bounds),
-                (None, _) => {
-                    let mut plain = self.sink;
-                    plain.sums = std::ptr::null_mut();
-                    finish::<V, MR, false>(v, acc, &plain, [f32::NEG_INFINITY, f32::INFINITY]);
-                    let s = &self.sink;
-                    reactivate(v, s.out, s.ld, MR, s.cols, s.act, s.sums);
+        let Self { tiles, mut source, panel, mut sink } = self;
+        for _ in 0..tiles {
+            // SAFETY: `PanelProduct::tiles` makes only tiles whose rows exist.
+            unsafe {
+                let acc = multiply::<V, MR, NB>(v, &source, &sink, panel);
+                let full = sink.cols == NB * V::LANES;
+                match (sink.act.bounds(), full) {
+                    (Some(bounds), true) => finish::<V, MR, NB, true>(v, acc, &sink, bounds),
+                    (Some(bounds), false) => finish::<V, MR, NB, false>(v, acc, &sink, bounds),
+                    (None, _) => finish_apart::<V, MR, NB>(v, acc, &sink),
                 }
+                source = source.skip(MR);
+                sink = sink.skip(MR);
             }
         }
     }
 }
 
-type Acc<V, const MR: usize> = [[<V as Vector>::Reg; 2]; MR];
+type Acc<V, const MR: usize, const NB: usize> = [[<V as Vector>::Reg; NB]; MR];
 
+/// The sums over `k`, bias first.
+///
 /// # Safety
 /// As [`PanelProduct::tiles`].
 #[inline(always)]
-unsafe fn multiply<V: Vector, const MR: usize>(v: V, source: &Source, mut panel: *const f32) -> Acc<V, MR> {
-    let mut acc = [[v.splat(0.0); 2]; MR];
+unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
+    v: V,
+    source: &Source,
+    sink: &Sink,
+    mut panel: *const f32,
+) -> Acc<V, MR, NB> {
+    let mut acc = [[v.splat(0.0); NB]; MR];
+    if !sink.bias.is_null() {
+        for j in 0..NB {
+            // SAFETY: the sink has as many values of bias as columns.
+            let bias = unsafe { load_columns(v, sink.bias, sink.cols, j) };
+            for acc in &mut acc {
+                acc[j] = bias;
+            }
+        }
+    }
     for tap in 0..source.taps {
         let mut k0 = 0;
         while k0 < source.len {
             let len = (source.len - k0).min(PIECE);
-            // SAFETY: rows `0..MR` exist, `k0` lies within a segment.
-            let rows: [*const f32; MR] = std::array::from_fn(|i| unsafe { source.segment(i, tap, k0) });
+            let mut rows = [source.base; MR];
+            for (i, row) in rows.iter_mut().enumerate() {
+                // SAFETY: rows `0..MR` exist, `k0` lies within a segment.
+                *row = unsafe { source.segment(i, tap, k0) };
+            }
             for k in 0..len {
-                // SAFETY: `k` lies within the segment, and the panel has a row of two registers for each value.
+                // SAFETY: `k` lies within the segment, and the panel has a row of registers for each value.
                 unsafe {
-                    let b = [v.load(panel), v.load(panel.add(V::LANES))];
-                    for i in 0..MR {
-                        let a = v.splat(*rows[i].add(k));
-                        acc[i][0] = v.fma(a, b[0], acc[i][0]);
-                        acc[i][1] = v.fma(a, b[1], acc[i][1]);
+                    let mut b = [v.splat(0.0); NB];
+                    for (j, b) in b.iter_mut().enumerate() {
+                        *b = v.load(panel.add(j * V::LANES));
+                    }
+                    for (acc, row) in acc.iter_mut().zip(rows) {
+                        let a = v.splat(*row.add(k));
+                        for (acc, b) in acc.iter_mut().zip(b) {
+                            *acc = v.fma(a, b, *acc);
+                        }
                     }
                     panel = panel.add(2 * V::LANES);
                 }
@@ -214,48 +250,69 @@ unsafe fn multiply<V: Vector, const MR: usize>(v: V, source: &Source, mut panel:
     acc
 }
 
-/// Adds bias and residual, clamps, stores, and adds to the channel sums.
+/// Columns of register `j` of `cols`.
 ///
 /// # Safety
-/// As [`PanelProduct::tiles`]; `FULL` only with all columns of the panel.
+/// `cols` values must be readable at `p`.
 #[inline(always)]
-unsafe fn finish<V: Vector, const MR: usize, const FULL: bool>(
+unsafe fn load_columns<V: Vector>(v: V, p: *const f32, cols: usize, j: usize) -> V::Reg {
+    // SAFETY: at most `cols - j * LANES` values from `j * LANES` on.
+    unsafe { v.load_some(p.wrapping_add(j * V::LANES), cols.saturating_sub(j * V::LANES)) }
+}
+
+/// Adds the residual, clamps, stores, and adds to the channel sums.
+///
+/// # Safety
+/// As [`PanelProduct::tiles`]; `FULL` only with all columns of the registers.
+#[inline(always)]
+unsafe fn finish<V: Vector, const MR: usize, const NB: usize, const FULL: bool>(
     v: V,
-    acc: Acc<V, MR>,
+    acc: Acc<V, MR, NB>,
     sink: &Sink,
     [lo, hi]: [f32; 2],
 ) {
     let (lo, hi) = (v.splat(lo), v.splat(hi));
-    for j in 0..2 {
-        let c0 = j * V::LANES;
-        let lanes = sink.cols.saturating_sub(c0).min(V::LANES);
-        // SAFETY: the promise of the caller for `lanes` columns from `c0` on; `FULL` says that `lanes` is a register.
-        unsafe {
-            let bias = if sink.bias.is_null() {
-                v.splat(0.0)
-            } else {
-                v.load_some(sink.bias.wrapping_add(c0), lanes)
-            };
-            let mut sum = v.splat(0.0);
-            for (i, acc) in acc.iter().enumerate() {
-                let mut x = v.add(acc[j], bias);
-                if !sink.residual.is_null() {
-                    let r = sink.residual.wrapping_add(i * sink.residual_ld + c0);
+    let mut sum = [v.splat(0.0); NB];
+    let (mut out, mut residual) = (sink.out, sink.residual);
+    for acc in acc {
+        for j in 0..NB {
+            let c0 = j * V::LANES;
+            let lanes = sink.cols.saturating_sub(c0);
+            let mut x = acc[j];
+            // SAFETY: the caller's promise for `lanes` columns from `c0` on; `FULL` says that they fill a register.
+            unsafe {
+                if !residual.is_null() {
+                    let r = residual.add(c0);
                     x = v.add(x, if FULL { v.load(r) } else { v.load_some(r, lanes) });
                 }
                 x = v.min(hi, v.max(lo, x));
-                let out = sink.out.wrapping_add(i * sink.ld + c0);
-                if FULL {
-                    v.store(out, x)
-                } else {
-                    v.store_some(out, x, lanes)
-                }
-                sum = v.add(sum, x);
+                if FULL { v.store(out.add(c0), x) } else { v.store_some(out.add(c0), x, lanes) }
             }
-            if !sink.sums.is_null() {
-                let sums = sink.sums.wrapping_add(c0);
-                v.store_some(sums, v.add(v.load_some(sums, lanes), sum), lanes);
-            }
+            sum[j] = v.add(sum[j], x);
         }
+        out = out.wrapping_add(sink.ld);
+        residual = residual.wrapping_add(sink.residual_ld);
+    }
+    if !sink.sums.is_null() {
+        for (j, sum) in sum.into_iter().enumerate() {
+            let p = sink.sums.wrapping_add(j * V::LANES);
+            let lanes = sink.cols.saturating_sub(j * V::LANES);
+            // SAFETY: the caller's promise for `lanes` columns.
+            unsafe { v.store_some(p, v.add(v.load_some(p, lanes), sum), lanes) };
+        }
+    }
+}
+
+/// [`finish`] for activations that are too long to be repeated for each register: they run over the stored values.
+///
+/// # Safety
+/// As [`PanelProduct::tiles`].
+#[inline(always)]
+unsafe fn finish_apart<V: Vector, const MR: usize, const NB: usize>(v: V, acc: Acc<V, MR, NB>, sink: &Sink) {
+    let plain = Sink { sums: std::ptr::null_mut(), ..*sink };
+    // SAFETY: the caller's promise.
+    unsafe {
+        finish::<V, MR, NB, false>(v, acc, &plain, [f32::NEG_INFINITY, f32::INFINITY]);
+        reactivate(v, sink.out, sink.ld, MR, sink.cols, sink.act, sink.sums);
     }
 }

@@ -1,81 +1,457 @@
 //! Convolutions with few channels in a group: output channels of several groups share a register.
+//!
+//! A window slides along a row of the image. Every input pixel is fetched once for each row of the kernel and added to
+//! all the output pixels of a tile that it reaches, which stay in registers:
+//!
+//! ```text
+//! for each tile of TX columns, for each row of the output:
+//!     acc[0..TX] = bias
+//!     for each row ky of the kernel that lies inside the image, for each input i of a group:
+//!         w[0..KW] = panel[ky][0..KW][i]
+//!         for each column that the tile reaches and that lies inside the image:
+//!             x = its channels; lane l holds input i of the group of output channel l
+//!             acc[t] += x * w[kx] wherever t * S + kx is this column
+//! ```
+//!
+//! In a depthwise convolution lane `l` is channel `l`; elsewhere a permutation of two registers puts the inputs into
+//! their lanes, one for each fetch, which serves `KW` multiplications.
 
+use crate::activation::Activation;
 use crate::geometry::Geometry;
-use crate::shared::Tile;
 use crate::vector::{Job, Vector};
-use crate::view::{Epilogue, Pixels};
 
-/// One panel of output channels of a grouped convolution, weights fused.
+/// Inputs of a group for which permutations are kept ready.
+const MAX_INPUTS: usize = 16;
+/// Lanes of the widest register.
+const MAX_LANES: usize = 16;
+
+/// One panel of output channels of a grouped convolution, weights fused. Pointers are at the panel's first output
+/// channel, those of outputs at the first row to compute, all others at the image's first pixel.
 ///
 /// Row `(tap, i)` of the panel holds for each output channel its weight of the `i`-th input of its group.
-pub(crate) struct GroupedPanel<'a, 't> {
-    pub(crate) x: Pixels<'a>,
+#[derive(Clone, Copy)]
+pub(crate) struct GroupedPanel<'a> {
     pub(crate) geometry: &'a Geometry,
+    /// Channel 0 of the input.
+    pub(crate) x: *const f32,
+    pub(crate) x_ld: usize,
     /// Channels of a group: inputs, outputs.
     pub(crate) group: [usize; 2],
+    /// Channels of the input.
+    pub(crate) inputs: usize,
     /// `[tap][input of the group][nr]`.
-    pub(crate) panel: &'a [f32],
-    pub(crate) epilogue: Epilogue<'a>,
-    /// The panel's channels, whole rows of the image.
-    pub(crate) out: &'a mut Tile<'t>,
-    /// Sums over the pixels are added here; empty for none.
-    pub(crate) sums: &'a mut [f32],
+    pub(crate) panel: *const f32,
+    /// The panel's first output channel.
+    pub(crate) channel0: usize,
+    /// Output channels.
+    pub(crate) cols: usize,
+    /// Rows of the output to compute.
+    pub(crate) rows: [usize; 2],
+    pub(crate) out: *mut f32,
+    pub(crate) out_ld: usize,
+    /// Null for none.
+    pub(crate) bias: *const f32,
+    /// At the first row to compute; null for none.
+    pub(crate) residual: *const f32,
+    pub(crate) residual_ld: usize,
+    pub(crate) act: Activation,
+    /// Sums over the pixels are added here; null for none.
+    pub(crate) sums: *mut f32,
 }
 
-impl Job for GroupedPanel<'_, '_> {
+impl Job for GroupedPanel<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<V: Vector>(mut self, v: V) {
-        for i in 0..self.out.pixels() {
-            for c in (0..self.out.channels()).step_by(V::LANES) {
-                self.pixel(v, i, c);
+    fn run<V: Vector>(self, v: V) {
+        let g = self.geometry;
+        // Kernels and strides for which the loop is unrolled; 0 stands for any.
+        let square = g.dilation == [1, 1] && g.kernel[0] == g.kernel[1] && g.stride[0] == g.stride[1];
+        // Four lanes are not worth the code.
+        let known = if square && V::LANES > 4 && self.fetched_by_register::<V>() {
+            (g.kernel[0], g.stride[0])
+        } else {
+            (0, 0)
+        };
+        let width = g.output()[1];
+        let mut x0 = 0;
+        macro_rules! bands {
+            ($($tx:literal)*) => {
+                $({
+                    let tiles = if tiles_of(width - x0) == $tx { (width - x0) / $tx } else { 0 };
+                    let panel = self;
+                    match known {
+                        _ if tiles == 0 => {}
+                        (3, 1) => v.call_apart(Band::<3, 1, $tx> { x0, tiles, panel }),
+                        (3, 2) => v.call_apart(Band::<3, 2, $tx> { x0, tiles, panel }),
+                        (5, 1) => v.call_apart(Band::<5, 1, $tx> { x0, tiles, panel }),
+                        (5, 2) => v.call_apart(Band::<5, 2, $tx> { x0, tiles, panel }),
+                        _ => v.call_apart(Band::<0, 0, 1> { x0, tiles: tiles * $tx, panel }),
+                    }
+                    x0 += tiles * $tx;
+                })*
+            };
+        }
+        bands!(8 7 4 2 1);
+        debug_assert_eq!(x0, width, "bands cover a row");
+    }
+}
+
+impl GroupedPanel<'_> {
+    /// Input 0 of the group of lane `l` of the `lanes` from column `c` on; lanes without a channel do as the last one.
+    #[inline(always)]
+    fn input(&self, c: usize, lanes: usize, l: usize) -> usize {
+        (self.channel0 + c + l.min(lanes - 1)) / self.group[1] * self.group[0]
+    }
+
+    /// Whether two registers hold all the inputs of the groups that meet in a register of outputs at column `c`.
+    #[inline(always)]
+    fn fits<V: Vector>(&self, c: usize, lanes: usize) -> bool {
+        let span = self.input(c, lanes, lanes - 1) + self.group[0] - self.input(c, lanes, 0);
+        self.group[0] <= MAX_INPUTS && span <= 2 * V::LANES
+    }
+
+    /// Whether that holds for all columns.
+    #[inline(always)]
+    fn fetched_by_register<V: Vector>(&self) -> bool {
+        (0..self.cols).step_by(V::LANES).all(|c| self.fits::<V>(c, (self.cols - c).min(V::LANES)))
+    }
+}
+
+/// The widest tile for a rest of `width` pixels: 7 divides the maps of 224 x 224 images, 8 those of powers of two.
+fn tiles_of(width: usize) -> usize {
+    match width {
+        _ if width.is_multiple_of(7) => 7,
+        8.. => 8,
+        7 => 7,
+        4.. => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
+
+/// A band of columns: `tiles` tiles of `TX` pixels each in every row, `K` and `S` the kernel's side and stride.
+struct Band<'a, const K: usize, const S: usize, const TX: usize> {
+    x0: usize,
+    tiles: usize,
+    panel: GroupedPanel<'a>,
+}
+
+/// How the lanes of an input register come about.
+trait Fetch<V: Vector> {
+    /// Whether a group has one input.
+    const ONE_INPUT: bool = false;
+
+    /// Lane `l`: input `i` of the group of output channel `l`.
+    ///
+    /// # Safety
+    /// `pixel` must be a pixel of the input.
+    unsafe fn fetch(&self, v: V, pixel: *const f32, i: usize) -> V::Reg;
+}
+
+/// Depthwise: lane `l` is channel `channel + l`.
+struct Straight {
+    channel: usize,
+    lanes: usize,
+}
+
+impl<V: Vector> Fetch<V> for Straight {
+    const ONE_INPUT: bool = true;
+
+    #[inline(always)]
+    unsafe fn fetch(&self, v: V, pixel: *const f32, _: usize) -> V::Reg {
+        // SAFETY: the pixel has `lanes` channels from `channel` on.
+        unsafe { v.load_some(pixel.add(self.channel), self.lanes) }
+    }
+}
+
+/// Lanes picked from the `2 * LANES` channels from `channel` on, of which `lanes` exist.
+struct Permuted<V: Vector> {
+    channel: usize,
+    lanes: usize,
+    index: [V::Index; MAX_INPUTS],
+}
+
+impl<V: Vector> Fetch<V> for Permuted<V> {
+    #[inline(always)]
+    unsafe fn fetch(&self, v: V, pixel: *const f32, i: usize) -> V::Reg {
+        let high = self.lanes.saturating_sub(V::LANES);
+        // SAFETY: the pixel has `lanes` channels from `channel` on; where none are left the address is not used.
+        unsafe {
+            let at = pixel.add(self.channel);
+            let low = v.load_some(at, self.lanes);
+            v.permute(low, v.load_some(at.wrapping_add(V::LANES), high), self.index[i])
+        }
+    }
+}
+
+/// Lanes from anywhere, one by one, for groups that are too wide for a permutation of two registers.
+struct Gathered {
+    /// Input 0 of each lane's group.
+    channels: [usize; MAX_LANES],
+}
+
+impl<V: Vector> Fetch<V> for Gathered {
+    #[inline(always)]
+    unsafe fn fetch(&self, v: V, pixel: *const f32, i: usize) -> V::Reg {
+        let mut lanes = [0.0; MAX_LANES];
+        for (lane, channel) in lanes.iter_mut().zip(self.channels) {
+            // SAFETY: the pixel has all these channels.
+            *lane = unsafe { *pixel.add(channel + i) };
+        }
+        // SAFETY: a register has at most `MAX_LANES` lanes.
+        unsafe { v.load(lanes.as_ptr()) }
+    }
+}
+
+impl<const K: usize, const S: usize, const TX: usize> Job for Band<'_, K, S, TX> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let p = &self.panel;
+        for c in (0..p.cols).step_by(V::LANES) {
+            let lanes = (p.cols - c).min(V::LANES);
+            let channel = p.input(c, lanes, 0);
+            if p.group == [1, 1] {
+                self.register(v, c, lanes, &Straight { channel, lanes });
+            } else if K == 0 {
+                let channels = std::array::from_fn(|l| p.input(c, lanes, l));
+                self.register(v, c, lanes, &Gathered { channels });
+            } else {
+                let mut index = [v.index(|_| 0); MAX_INPUTS];
+                for (i, index) in index.iter_mut().enumerate().take(p.group[0]) {
+                    *index = v.index(|l| p.input(c, lanes, l) - channel + i);
+                }
+                self.register(v, c, lanes, &Permuted { channel, lanes: p.inputs - channel, index });
             }
         }
     }
 }
 
-impl GroupedPanel<'_, '_> {
+impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
+    /// All tiles of the band for the output channels of one register, `lanes` from column `c` of the panel on.
     #[inline(always)]
-    fn pixel<V: Vector>(&mut self, v: V, i: usize, c: usize) {
-        let g = self.geometry;
-        let (n, c0, p) = (self.out.channels(), self.out.channel0(), self.out.pixel0() + i);
-        let [oy, ox] = [p / g.output()[1], p % g.output()[1]];
-        let lanes = (n - c).min(V::LANES);
-        let [c_in, c_out] = self.group;
-        let mut gathered = [0.0_f32; 16];
-        let mut acc = v.splat(0.0);
-        for tap in 0..g.taps() {
-            let y = g.at(0, oy, tap / g.kernel[1]);
-            let x = g.at(1, ox, tap % g.kernel[1]);
-            if y < 0 || x < 0 || y as usize >= g.input[0] || x as usize >= g.input[1] {
-                continue;
-            }
-            let pixel = &self.x.data[(y as usize * g.input[1] + x as usize) * self.x.ld..];
-            for k in 0..c_in {
-                for (l, to) in gathered.iter_mut().enumerate().take(lanes) {
-                    *to = pixel[(c0 + c + l) / c_out * c_in + k];
-                }
-                let w = &self.panel[(tap * c_in + k) * 2 * V::LANES + c..][..V::LANES];
-                // SAFETY: both have a register of values.
-                unsafe { acc = v.fma(v.load(gathered.as_ptr()), v.load(w.as_ptr()), acc) };
-            }
-        }
-        let e = &self.epilogue;
-        // SAFETY: each slice has `lanes` values.
+    fn register<V: Vector, F: Fetch<V>>(&self, v: V, c: usize, lanes: usize, fetch: &F) {
+        // Copies: the compiler cannot know that stores through pointers leave the job alone.
+        let p = self.panel;
+        let g = *p.geometry;
+        let width = g.output()[1];
+        // SAFETY: `grouped` checked that the image, the panel, bias, residual and output reach as far as their sizes
+        // say; the output is this thread's.
         unsafe {
-            if let Some(bias) = e.bias {
-                acc = v.add(acc, v.load_some(bias[c0 + c..][..lanes].as_ptr(), lanes));
+            let bias = if p.bias.is_null() { v.splat(0.0) } else { v.load_some(p.bias.add(c), lanes) };
+            let w = p.panel.add(c);
+            let mut sum = v.splat(0.0);
+            for tile in 0..self.tiles {
+                let x = self.x0 + tile * TX;
+                let mut y = p.rows[0];
+                // Two rows at once where the registers allow: each input then serves up to 2 K multiplications.
+                while K == 3 && S == 1 && V::MR > 8 && y + 2 <= p.rows[1] {
+                    let acc = slide::<V, F, K, S, TX, 2>(v, fetch, (&p, &g), w, [y, x], bias);
+                    sum = finish(v, &p, width, acc, [y, x], c, lanes, sum);
+                    y += 2;
+                }
+                while y < p.rows[1] {
+                    let acc = if K > 0 {
+                        slide::<V, F, K, S, TX, 1>(v, fetch, (&p, &g), w, [y, x], bias)
+                    } else {
+                        any::<V, F, TX>(v, fetch, (&p, &g), w, [y, x], bias)
+                    };
+                    sum = finish(v, &p, width, acc, [y, x], c, lanes, sum);
+                    y += 1;
+                }
             }
-            if let Some(r) = e.residual {
-                acc = v.add(acc, v.load_some(r.data[p * r.ld + c0 + c..][..lanes].as_ptr(), lanes));
-            }
-            acc = e.act.apply(v, acc);
-            v.store_some(self.out.row(i)[c..][..lanes].as_mut_ptr(), acc, lanes);
-            if !self.sums.is_empty() {
-                let sums = self.sums[c..][..lanes].as_mut_ptr();
-                v.store_some(sums, v.add(v.load_some(sums, lanes), acc), lanes);
+            if !p.sums.is_null() {
+                let sums = p.sums.add(c);
+                v.store_some(sums, v.add(v.load_some(sums, lanes), sum), lanes);
             }
         }
     }
+}
+
+type Acc<V, const TX: usize, const TY: usize> = [[<V as Vector>::Reg; TX]; TY];
+
+/// A tile of `TY` rows of `TX` pixels from output pixel `(y, x)` on, for a square kernel `K` wide that moves by `S`.
+/// `w` is the panel's first row at the channels in question.
+///
+/// # Safety
+/// As in [`Band::register`].
+#[inline(always)]
+unsafe fn slide<V: Vector, F: Fetch<V>, const K: usize, const S: usize, const TX: usize, const TY: usize>(
+    v: V,
+    fetch: &F,
+    (p, g): (&GroupedPanel<'_>, &Geometry),
+    w: *const f32,
+    [y, x]: [usize; 2],
+    bias: V::Reg,
+) -> Acc<V, TX, TY> {
+    let mut acc = [[bias; TX]; TY];
+    let [first_row, first_column] = [g.at(0, y, 0), g.at(1, x, 0)];
+    let step = if F::ONE_INPUT { 1 } else { p.group[0] } * 2 * V::LANES;
+    // Written out, so that which rows of the kernel meet row `R` is known when compiling.
+    macro_rules! rows {
+        ($($r:literal)*) => {
+            $(
+                let row = (first_row + $r) as usize;
+                if $r < K + (TY - 1) * S && row < g.input[0] {
+                    let row = p.x.wrapping_add(row * g.input[1] * p.x_ld);
+                    let inputs = if F::ONE_INPUT { 1 } else { p.group[0] };
+                    for i in 0..inputs {
+                        // SAFETY: a row of the image; row `i` of each tap of the panel.
+                        unsafe {
+                            let w = (w.add(i * 2 * V::LANES), step);
+                            let from = (row, p.x_ld, first_column, g.input[1]);
+                            slide_row::<V, F, K, S, TX, TY, $r>(v, fetch, from, w, i, &mut acc);
+                        }
+                    }
+                }
+            )*
+        };
+    }
+    // Kernels of up to 5 rows, and 2 more for a second row of outputs.
+    rows!(0 1 2 3 4 5 6);
+    acc
+}
+
+/// Adds input row `R` of a tile, counted from its first, for input `i` of each group.
+///
+/// # Safety
+/// `row` must be a row of `width` pixels every `ld` values; `w` must hold `K * K` rows every `w_step` values.
+#[inline(always)]
+unsafe fn slide_row<
+    V: Vector,
+    F: Fetch<V>,
+    const K: usize,
+    const S: usize,
+    const TX: usize,
+    const TY: usize,
+    const R: usize,
+>(
+    v: V,
+    fetch: &F,
+    (row, ld, first, width): (*const f32, usize, isize, usize),
+    (panel, w_step): (*const f32, usize),
+    i: usize,
+    acc: &mut Acc<V, TX, TY>,
+) {
+    let meets = |o: usize| R >= o * S && R - o * S < K;
+    let mut w = [[v.splat(0.0); K]; TY];
+    for (o, w) in w.iter_mut().enumerate() {
+        for (kx, w) in w.iter_mut().enumerate() {
+            if meets(o) {
+                // SAFETY: the caller's promise.
+                *w = unsafe { v.load(panel.add(((R - o * S) * K + kx) * w_step)) };
+            }
+        }
+    }
+    let mut pixel = row.wrapping_offset(first * ld as isize);
+    // Written out: left to itself the compiler keeps long rows as loops, and accumulators in memory.
+    macro_rules! columns {
+        ($($reach:literal)*) => {
+            $(
+                if $reach < (TX - 1) * S + K {
+                    if ((first + $reach) as usize) < width {
+                        // SAFETY: a pixel inside the image.
+                        let value = unsafe { fetch.fetch(v, pixel, i) };
+                        for o in 0..TY {
+                            for kx in 0..K {
+                                if meets(o) && $reach >= kx && ($reach - kx) % S == 0 && ($reach - kx) / S < TX {
+                                    let t = ($reach - kx) / S;
+                                    acc[o][t] = v.fma(value, w[o][kx], acc[o][t]);
+                                }
+                            }
+                        }
+                    }
+                    pixel = pixel.wrapping_add(ld);
+                }
+            )*
+        };
+    }
+    // Up to 7 steps of 2 and a kernel of 5 columns.
+    columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
+    let _ = pixel;
+}
+
+/// A tile of one row of `TX` pixels for any kernel, tap by tap.
+///
+/// # Safety
+/// As in [`Band::register`].
+#[inline(always)]
+unsafe fn any<V: Vector, F: Fetch<V>, const TX: usize>(
+    v: V,
+    fetch: &F,
+    (p, g): (&GroupedPanel<'_>, &Geometry),
+    mut w: *const f32,
+    [y, x]: [usize; 2],
+    bias: V::Reg,
+) -> Acc<V, TX, 1> {
+    let mut acc = [bias; TX];
+    for ky in 0..g.kernel[0] {
+        let row = g.at(0, y, ky) as usize;
+        for kx in 0..g.kernel[1] {
+            for i in 0..p.group[0] {
+                // SAFETY: a row of the panel.
+                let weight = unsafe { v.load(w) };
+                w = w.wrapping_add(2 * V::LANES);
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    let column = g.at(1, x + t, kx) as usize;
+                    if row < g.input[0] && column < g.input[1] {
+                        let pixel = p.x.wrapping_add((row * g.input[1] + column) * p.x_ld);
+                        // SAFETY: a pixel inside the image.
+                        *acc = v.fma(unsafe { fetch.fetch(v, pixel, i) }, weight, *acc);
+                    }
+                }
+            }
+        }
+    }
+    [acc]
+}
+
+/// Adds the residual, applies the activation and stores a tile; returns `sum` plus what it stored.
+///
+/// # Safety
+/// As in [`Band::register`].
+#[inline(always)]
+unsafe fn finish<V: Vector, const TX: usize, const TY: usize>(
+    v: V,
+    p: &GroupedPanel<'_>,
+    width: usize,
+    acc: Acc<V, TX, TY>,
+    [y, x]: [usize; 2],
+    c: usize,
+    lanes: usize,
+    sum: V::Reg,
+) -> V::Reg {
+    let at = (y - p.rows[0]) * width + x;
+    let mut of_tile = v.splat(0.0);
+    if let (Some([lo, hi]), true) = (p.act.bounds(), p.residual.is_null()) {
+        let (lo, hi) = (v.splat(lo), v.splat(hi));
+        for (o, acc) in acc.iter().enumerate() {
+            let mut out = p.out.wrapping_add((at + o * width) * p.out_ld + c);
+            for acc in acc {
+                let result = v.min(hi, v.max(lo, *acc));
+                // SAFETY: a pixel of the output.
+                unsafe { v.store_some(out, result, lanes) };
+                out = out.wrapping_add(p.out_ld);
+                of_tile = v.add(of_tile, result);
+            }
+        }
+        return v.add(sum, of_tile);
+    }
+    // Through memory: one copy of the longer code serves all accumulators.
+    for i in 0..TX * TY {
+        let at = at + i / TX * width + i % TX;
+        let mut result = acc.as_flattened()[i];
+        // SAFETY: a pixel of the output, which the residual reaches as far as.
+        unsafe {
+            if !p.residual.is_null() {
+                result = v.add(result, v.load_some(p.residual.add(at * p.residual_ld + c), lanes));
+            }
+            result = p.act.apply(v, result);
+            v.store_some(p.out.add(at * p.out_ld + c), result, lanes);
+        }
+        of_tile = v.add(of_tile, result);
+    }
+    v.add(sum, of_tile)
 }

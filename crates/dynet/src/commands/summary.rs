@@ -54,7 +54,15 @@ fn layers(cost: &NetCost) -> String {
         let own = madds.convolutions + madds.classifier + madds.predictors;
         let k = if *experts > 1 { experts.to_string() } else { String::new() };
         let or_blank = |n: u64| if n > 0 { grouped(n) } else { String::new() };
-        table.row([name, *kind, &output.to_string(), &k, &grouped(*params), &or_blank(own), &or_blank(madds.fusion)]);
+        table.row([
+            name,
+            *kind,
+            &output.to_string(),
+            &k,
+            &grouped(*params),
+            &or_blank(own),
+            &or_blank(madds.fusion),
+        ]);
     }
     table.draw()
 }

@@ -1,0 +1,79 @@
+//! From a recipe to what a run needs: images, net, preprocessing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dynet_data::{Dataset, OpenOptions, Skipped, Source, Splits, channel_statistics};
+use dynet_net::{Interpolation, Net, Preprocessing, zoo};
+
+use crate::config::Config;
+use crate::error::TrainError;
+
+/// Input size of nets for images of differing sizes.
+const STANDARD_SIZE: [usize; 2] = [224, 224];
+/// Shorter side before the crop, as a multiple of the crop: 256 for 224, as torchvision evaluates.
+const RESIZE_SHARE: f64 = 256.0 / 224.0;
+/// Training images that mean and standard deviation are measured on.
+const STATISTICS_IMAGES: usize = 5_000;
+
+/// All that a run reads and does not change.
+pub(crate) struct Setup {
+    pub net: Net,
+    pub preprocessing: Preprocessing,
+    pub labels: Vec<String>,
+    pub data: String,
+    pub train: Arc<Dataset>,
+    pub val: Arc<Dataset>,
+    pub test: Option<Arc<Dataset>>,
+    pub skipped: Vec<Skipped>,
+}
+
+impl Setup {
+    pub(crate) fn new(config: &Config) -> Result<Self, TrainError> {
+        let source = match config.data.source.as_str() {
+            "builtin" => Source::Builtin,
+            path => Source::Path(PathBuf::from(path)),
+        };
+        let options = OpenOptions {
+            val_fraction: config.data.val_fraction,
+            seed: config.run.seed,
+            skip_bad: config.data.skip_bad,
+            ..OpenOptions::default()
+        };
+        let Splits { name, classes, channels, size, train, val, test, skipped } =
+            dynet_data::open(&source, &options)?;
+        let crop = config.model.size.or(size).unwrap_or(STANDARD_SIZE);
+        let model = &config.model;
+        let net = zoo::build(&model.net, &model.zoo_options(classes.len(), channels.count(), crop))?;
+        let net = if model.twin { net.twin() } else { net };
+        let (mean, std) = channel_statistics(&train, STATISTICS_IMAGES)?;
+        let resize = (size != Some(crop))
+            .then(|| (*crop.iter().min().unwrap_or(&crop[0]) as f64 * RESIZE_SHARE).round() as usize);
+        let preprocessing =
+            Preprocessing { resize, crop, interpolation: Interpolation::Bilinear, channels, mean, std };
+        let setup = Self { net, preprocessing, labels: classes, data: name, train, val, test, skipped };
+        setup.check(config)?;
+        Ok(setup)
+    }
+
+    fn check(&self, config: &Config) -> Result<(), TrainError> {
+        let per_step = config.run.batch * config.run.accumulate;
+        if self.train.len() < per_step {
+            let text = format!(
+                "run.batch x run.accumulate: expected at most {}, the number of training images, got {per_step}",
+                self.train.len()
+            );
+            return Err(TrainError::Mismatch(text));
+        }
+        if self.labels.len() < 2 {
+            let text = format!("{}: expected at least 2 classes, got {}", self.data, self.labels.len());
+            return Err(TrainError::Mismatch(text));
+        }
+        Ok(())
+    }
+
+    /// Updates of one epoch; images that do not fill one wait for the next epoch's order.
+    pub(crate) fn steps_per_epoch(&self, config: &Config) -> usize {
+        self.train.len() / config.run.batch / config.run.accumulate
+    }
+}
