@@ -325,7 +325,9 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(1));
             }
             std::thread::sleep(Duration::from_millis(20));
-            assert_eq!((batches.job.lock().claim, batches.job.lock().ready.len()), (taken + 4, 4));
+            let state = batches.job.lock();
+            assert_eq!((state.claim, state.ready.len()), (taken + 4, 4));
+            drop(state);
             assert!(batches.next().unwrap().is_ok());
         }
         let job = Arc::downgrade(&batches.job);
