@@ -4,7 +4,7 @@
   record.py inference --dynet target/release/dynet --work DIR --out bench/records/DATE-inference [--rounds 3]
   record.py training  --dynet target/release/dynet --out bench/records/DATE-training [--rounds 2]
 
-`inference` first exports every net with peers.py (which takes a while and measures nothing), then runs the engines in
+`inference` first exports every net with peers.py (which takes a while, measures nothing, and is done once a folder), then runs the engines in
 turn, each alone in a process of its own, and takes the median over the rounds of each engine's median. Every line of
 the record holds the largest absolute error of each engine's logits against PyTorch's and the largest logit.
 `training` runs train_peers.py with this engine as one more. With `--only NET` a single net is measured.
@@ -41,13 +41,26 @@ def peer(a, net, experts, batch, mode, threads, engine=None):
     return last_json(command + (["--worker", engine] if engine else ["--rounds", "0"]))
 
 
+def stem_of(a, net, experts, batch, mode):
+    return os.path.join(a.work, mode, net + (f"_k{experts}" if experts else "") + f"_b{batch}")
+
+
+def exported(a, *case):
+    """Exports a net unless that was done before; returns its largest logit."""
+    import numpy as np
+    stem = stem_of(a, *case)
+    if not all(os.path.exists(stem + end) for end in (".onnx", ".safetensors", ".x.npy", ".y.npy")):
+        peer(a, *case, 1)
+    return float(np.abs(np.load(stem + ".y.npy")).max())
+
+
 def ours(a, net, batch, threads, *more):
     command = [a.dynet, "bench", net, "--batch", str(batch), "--threads", str(threads), "--json", *more]
     return last_json(command)
 
 
 def measure(a, net, experts, batch, mode, threads, scale):
-    stem = os.path.join(a.work, mode, net + (f"_k{experts}" if experts else "") + f"_b{batch}")
+    stem = stem_of(a, net, experts, batch, mode)
     files = ["--weights", stem + ".safetensors", "--input", stem + ".x.npy", "--expect", stem + ".y.npy"]
     runs = {e: (lambda e=e: peer(a, net, experts, batch, mode, threads, e)) for e in a.engines.split(",")}
     for storage in ["f32", "bf16"] if experts else ["f32"]:
@@ -119,7 +132,7 @@ def merged(rows):
 def inference(a):
     rows = []
     nets = [a.only] if a.only else NETS
-    scales = {case: peer(a, *case, 1)["logit_scale"] for case in cases(nets)}
+    scales = {case: exported(a, *case) for case in cases(nets)}
     for case in cases(nets):
         for threads in (1, 2):
             rows.append(measure(a, *case, threads, scales[case]))
