@@ -1,5 +1,6 @@
 //! Invariants of the repository that no compiler checks.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -34,6 +35,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     }
     problems.extend(readme(root)?);
     problems.extend(engine_without_burn(root)?);
+    problems.extend(one_build(root)?);
     if problems.is_empty() {
         return Ok(());
     }
@@ -157,17 +159,32 @@ fn readme(root: &Path) -> Result<Vec<String>> {
 
 /// An engineer embeds the engine without a training framework in the dependency tree.
 fn engine_without_burn(root: &Path) -> Result<Vec<String>> {
+    let tree = cargo_tree(root, &["--package", "dynet-engine", "--edges", "normal,build,dev"], "{p}")?;
+    let banned = |line: &&String| line.starts_with("burn") || line.starts_with("dynet-nn");
+    Ok(tree.iter().filter(banned).map(|l| format!("dynet-engine depends on {l}")).collect())
+}
+
+/// The README's two commands share one build: the tests ask for no other features of what the command depends on.
+fn one_build(root: &Path) -> Result<Vec<String>> {
+    let command = cargo_tree(root, &["--package", "dynet", "--edges", "normal,build"], "{p} [{f}]")?;
+    let tests = cargo_tree(root, &["--workspace", "--edges", "normal,build,dev"], "{p} [{f}]")?;
+    let other = |line: &&String| !tests.contains(*line);
+    Ok(command.iter().filter(other).map(|l| format!("the tests ask for other features than {l}")).collect())
+}
+
+/// What a package depends on, a line each.
+fn cargo_tree(root: &Path, packages: &[&str], format: &str) -> Result<BTreeSet<String>> {
     let output = Command::new("cargo")
-        .args(["tree", "--package", "dynet-engine", "--edges", "normal,build,dev", "--prefix", "none"])
+        .args(["tree", "--prefix", "none", "--format", format])
+        .args(packages)
         .current_dir(root)
         .output()
         .context("cargo does not start")?;
     if !output.status.success() {
         bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let tree = String::from_utf8(output.stdout)?;
-    let banned = |line: &&str| line.starts_with("burn") || line.starts_with("dynet-nn");
-    Ok(tree.lines().filter(banned).map(|l| format!("dynet-engine depends on {l}")).collect())
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect())
 }
 
 #[cfg(test)]
