@@ -1,0 +1,76 @@
+//! How a layer's output is cut into tiles: by pixels and by output channels.
+
+use dynet_kernels::Grid;
+use dynet_kernels::shared::MAX_TILES;
+
+/// Threads for which plans cut layers. Cuts do not follow the threads of a session: sums over a tile's pixels, and so
+/// the bits of the logits, depend on where tiles start.
+const THREADS: usize = 2;
+/// Values of input that the tiles of a block of pixels read: a quarter of a 1 MiB cache.
+const BLOCK_VALUES: usize = 65536;
+/// Pixels that reading one fixed kernel of a panel is worth: 128 bytes a row at some 16 bytes a cycle, while a row of
+/// the panel is multiplied with one pixel in a cycle.
+const EXPERT_PIXELS: usize = 8;
+/// Fewest pixels of a block: two tiles of registers.
+const LEAST: usize = 28;
+/// Tiles of one image; a batch is cut into pieces that fit [`MAX_TILES`].
+pub(crate) const IMAGE_TILES: usize = MAX_TILES / MAX_IMAGES;
+/// Images that run through a layer together.
+pub(crate) const MAX_IMAGES: usize = 16;
+
+/// Pixels of a tile for a layer of `pixels` output pixels that each read `values` of input and `panels` panels of
+/// output channels, each panel the sum of `experts` fixed kernels (0: static). A multiple of `row` pixels.
+pub(crate) fn pixel_block(pixels: usize, values: usize, panels: usize, experts: usize, row: usize) -> usize {
+    let rows = pixels / row;
+    let fuse = experts * EXPERT_PIXELS + 2;
+    // Time of the slower thread if the pixels are cut into `blocks` blocks.
+    let time = |blocks: usize| (panels * blocks).div_ceil(THREADS) * (fuse + rows.div_ceil(blocks) * row);
+    let least = (pixels * values).div_ceil(BLOCK_VALUES).clamp(1, rows);
+    let most = (pixels / LEAST).clamp(least, least.max(32)).min(rows);
+    let best = (least..=most).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(least);
+    // No more tiles than an image may have.
+    let best = best.min((IMAGE_TILES / panels.min(IMAGE_TILES)).max(1));
+    rows.div_ceil(best) * row
+}
+
+/// Channels of a tile: one panel, or as many as keep an image's tiles within bounds.
+pub(crate) fn channel_block(channels: usize, nr: usize, pixel_blocks: usize) -> usize {
+    let most = (IMAGE_TILES / pixel_blocks.max(1)).max(1);
+    channels.div_ceil(nr).div_ceil(most) * nr
+}
+
+/// How an output without weights is cut: into bands of pixels.
+pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) -> Grid {
+    // 16 Ki values are some microseconds of work.
+    let block = (16384 / channels.max(1)).max(pixels.div_ceil(IMAGE_TILES)).clamp(1, pixels.max(1));
+    Grid { images, pixels, channels, ld, pixel_block: block, channel_block: channels.max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_layer_is_cut_by_channels_and_an_early_one_by_pixels() {
+        assert_eq!(pixel_block(49, 512, 64, 4, 1), 49);
+        assert_eq!(pixel_block(49, 960, 5, 4, 1), 25);
+        let early = pixel_block(3136, 64, 2, 4, 1);
+        assert!((98..=1568).contains(&early), "{early}");
+        assert_eq!(pixel_block(112 * 112, 32, 1, 0, 112) % 112, 0);
+        assert_eq!(pixel_block(1, 1024, 32, 4, 1), 1);
+    }
+
+    #[test]
+    fn no_image_has_more_tiles_than_possible() {
+        for pixels in [1, 49, 3136, 1 << 20] {
+            for channels in [1, 24, 2048, 65536] {
+                let block = pixel_block(pixels, 64, channels / 8 + 1, 16, 1);
+                let blocks = pixels.div_ceil(block);
+                let tiles = blocks * channels.div_ceil(channel_block(channels, 8, blocks));
+                assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");
+            }
+            let grid = bands(MAX_IMAGES, pixels, 7, 7);
+            assert!(grid.tiles() <= MAX_TILES);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The lowering of convolutions: the algorithm of each layer, its kernels folded and packed.
+
+use dynet_kernels::{Border, Geometry, KernelShape, Panels, Storage, Taps};
+use dynet_net::{Conv2d, NodeId, Op, PaddingMode};
+
+use crate::blocks;
+use crate::error::PlanError;
+use crate::fold::{self, finite, fold, tensor};
+use crate::lower::{Chain, Lowering, Value};
+use crate::step::{ConvStep, DenseStep, Head, Kind, Reading, View};
+
+/// Input channels up to which a row of the kernel is one run of memory: images, whose pixels would fill no line.
+const STEM_CHANNELS: usize = 4;
+
+impl Lowering<'_> {
+    /// The convolution of a node that reads the images with so few channels that whole rows of the kernel are read.
+    pub(crate) fn stem(&self, id: NodeId) -> Option<&Conv2d> {
+        match &self.net.node(id).op {
+            Op::Conv2d(c)
+                if self.net.node(id).inputs[0].index() == 0
+                    && c.groups == 1
+                    && c.c_in <= STEM_CHANNELS
+                    && c.padding_mode == PaddingMode::Zeros
+                    && c.dilation[1] == 1 =>
+            {
+                Some(c)
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn conv(&mut self, id: NodeId, conv: &Conv2d) -> Result<(), PlanError> {
+        // The input first: making it may need a step of its own.
+        let (x, input_scale) = self.conv_input(id, conv);
+        let chain = self.epilogue(id);
+        let (kernels, bias) = self.folded(id, conv, &chain)?;
+        let output = self.shape(chain.last);
+        let geometry = self.geometry(id, conv);
+        let is_one = output.pixels() == 1 && geometry.input == [1, 1] && geometry.is_pointwise();
+        if is_one && conv.groups == 1 && conv.dynamic.is_none() && input_scale.is_none() {
+            let step = self.dense(x, conv.c_out, &kernels, bias, chain.act);
+            self.push_dense(id, chain.last, DenseStep { residual: chain.residual, ..step });
+            return Ok(());
+        }
+        let experts = conv.dynamic.map_or(1, |d| d.experts);
+        let shape =
+            KernelShape { experts, c_out: conv.c_out, c_in: conv.c_in / conv.groups, taps: geometry.taps() };
+        let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
+        let weights = Panels::pack(self.isa, storage, shape, &kernels);
+        let (x, reading) = self.reading(id, conv, x, geometry);
+        let row = if matches!(reading, Reading::Window(_)) { output.w } else { 1 };
+        let values = match &reading {
+            Reading::Pointwise => conv.c_in,
+            _ => conv.c_in * conv.stride[0] * conv.stride[1],
+        };
+        let fused = if conv.dynamic.is_some() { experts } else { 0 };
+        let pixel_block = blocks::pixel_block(output.pixels(), values, weights.count(), fused, row);
+        let head = self.head(id, conv);
+        let panel_major = weights.len_bytes() > 4 * output.pixels() * conv.c_in;
+        let step = ConvStep {
+            x,
+            reading,
+            weights,
+            groups: conv.groups,
+            head,
+            input_scale,
+            bias,
+            residual: chain.residual,
+            act: chain.act,
+            pixel_block,
+            panel_major,
+        };
+        let out = self.buffer(output.c, output.pixels());
+        let sums = self.sums_of(chain.last, pixel_block);
+        self.push(id, Kind::Conv(Box::new(step)), out, sums);
+        self.set(chain.last, Value::Map(out));
+        Ok(())
+    }
+
+    /// The map that a convolution reads, and factors of its channels that it multiplies itself.
+    fn conv_input(&mut self, id: NodeId, conv: &Conv2d) -> (View, Option<View>) {
+        let input = self.net.node(id).inputs[0];
+        if self.stem(id).is_some() {
+            let shape = self.shape(input);
+            let [h, w] = [shape.h + 2 * conv.padding[0], shape.w + 2 * conv.padding[1]];
+            let output = self.packed_buffer(shape.c, h * w);
+            let mut geometry = Geometry::same([shape.h, shape.w], 1, 1);
+            geometry.padding = conv.padding;
+            self.push(id, Kind::Image(geometry), output, None);
+            return (output, None);
+        }
+        match self.value(input).cloned() {
+            Some(Value::Scaled { of, factors }) => (self.map(of), Some(factors)),
+            _ => (self.map(input), None),
+        }
+    }
+
+    fn geometry(&self, id: NodeId, conv: &Conv2d) -> Geometry {
+        let input = self.shape(self.net.node(id).inputs[0]);
+        Geometry {
+            input: [input.h, input.w],
+            kernel: conv.kernel,
+            stride: conv.stride,
+            padding: conv.padding,
+            dilation: conv.dilation,
+        }
+    }
+
+    /// Kernels and bias with the batch normalisation behind them folded in.
+    fn folded(&self, id: NodeId, conv: &Conv2d, chain: &Chain) -> Result<(Vec<f32>, Vec<f32>), PlanError> {
+        let mut kernels = tensor(self.net, self.weights, id, "weight").to_vec();
+        let mut bias = match conv.bias {
+            true => tensor(self.net, self.weights, id, "bias").to_vec(),
+            false => vec![0.0; conv.c_out],
+        };
+        if let Some(norm) = chain.norm {
+            let affine = fold::norm(self.net, self.weights, norm)?;
+            fold(&mut kernels, conv.fan_in(), &mut bias, &affine);
+            finite(self.net, id, &kernels)?;
+            finite(self.net, id, &bias)?;
+        }
+        Ok((kernels, bias))
+    }
+
+    /// How a convolution reads its input; a map whose border is not zeros may be copied into a bordered one first.
+    fn reading(&mut self, id: NodeId, conv: &Conv2d, x: View, mut geometry: Geometry) -> (View, Reading) {
+        let border = border(conv.padding_mode);
+        if self.stem(id).is_some() {
+            geometry.input = std::array::from_fn(|d| geometry.input[d] + 2 * conv.padding[d]);
+            geometry.padding = [0, 0];
+            return (x, Reading::Table(Taps::rows(&geometry)));
+        }
+        let per_group = conv.c_out / conv.groups;
+        if conv.groups == 1 || per_group.is_multiple_of(self.isa.nr()) {
+            let pointwise = geometry.is_pointwise();
+            let reading =
+                if pointwise { Reading::Pointwise } else { Reading::Table(Taps::new(&geometry, border)) };
+            return (x, reading);
+        }
+        if border == Border::Zeros || geometry.padding == [0, 0] {
+            return (x, Reading::Window(geometry));
+        }
+        let [h, w] = std::array::from_fn(|d| geometry.input[d] + 2 * geometry.padding[d]);
+        let output = self.buffer(x.channels, h * w);
+        self.push(id, Kind::Border { x, geometry, border }, output, None);
+        (output, Reading::Window(Geometry { input: [h, w], padding: [0, 0], ..geometry }))
+    }
+
+    fn head(&mut self, id: NodeId, conv: &Conv2d) -> Option<Head> {
+        let (dynamic, source) = (conv.dynamic?, *self.net.node(id).inputs.get(1)?);
+        let Op::Predictor(predictor) = &self.net.node(source).op else { return None };
+        let head = predictor.heads.get(dynamic.head)?;
+        let coefs = self.map(source).slice(predictor.head_offset(dynamic.head), head.len());
+        Some(Head { coefs, channels: head.channels })
+    }
+
+    /// A batch normalisation that no convolution could take: a depthwise 1x1 convolution.
+    pub(crate) fn norm(&mut self, id: NodeId) -> Result<(), PlanError> {
+        let x = self.map(self.net.node(id).inputs[0]);
+        let shape = self.shape(id);
+        let affine = fold::norm(self.net, self.weights, id)?;
+        let chain = self.activation_behind(id);
+        let kernel = KernelShape { experts: 1, c_out: shape.c, c_in: 1, taps: 1 };
+        let weights = Panels::pack(self.isa, Storage::F32, kernel, &affine.factor);
+        let mut geometry = Geometry::same([shape.h, shape.w], 1, 1);
+        geometry.padding = [0, 0];
+        let pixel_block = blocks::pixel_block(shape.pixels(), shape.c, weights.count(), 0, shape.w);
+        let step = ConvStep {
+            x,
+            reading: Reading::Window(geometry),
+            weights,
+            groups: shape.c,
+            head: None,
+            input_scale: None,
+            bias: affine.shift,
+            residual: None,
+            act: chain.act,
+            pixel_block,
+            panel_major: false,
+        };
+        let output = self.buffer(shape.c, shape.pixels());
+        let sums = self.sums_of(chain.last, pixel_block);
+        self.push(id, Kind::Conv(Box::new(step)), output, sums);
+        self.set(chain.last, Value::Map(output));
+        Ok(())
+    }
+}
+
+fn border(mode: PaddingMode) -> Border {
+    match mode {
+        PaddingMode::Zeros => Border::Zeros,
+        PaddingMode::Reflect => Border::Reflect,
+        PaddingMode::Replicate => Border::Replicate,
+        PaddingMode::Circular => Border::Circular,
+    }
+}
+

@@ -1,0 +1,180 @@
+//! `Plan::compile`: everything about a net that does not depend on the images, done once.
+
+use dynet_kernels::{Conv, Grid, Isa, KernelShape, Storage};
+use dynet_net::{Net, NodeId, Op, Shape, Weights};
+
+use crate::blocks::{self, MAX_IMAGES};
+use crate::error::PlanError;
+use crate::layout::{Layout, MAX_VALUES};
+use crate::lower::Lowering;
+use crate::step::{ConvStep, Kind, Step, View};
+
+/// How a plan is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number format of the fixed kernels of dynamic convolutions; static kernels are f32.
+    pub experts: Storage,
+    /// Instruction set.
+    pub isa: Isa,
+    /// Nodes whose outputs can be read after a run. Each of them is computed as the net has it: an activation or a
+    /// batch normalisation behind it is no longer part of its layer, which takes longer.
+    pub taps: Vec<NodeId>,
+}
+
+impl Default for Options {
+    /// f32, the best instruction set of this CPU, no taps.
+    fn default() -> Self {
+        Self { experts: Storage::F32, isa: Isa::best(), taps: Vec::new() }
+    }
+}
+
+/// One step of a plan, for tables.
+#[derive(Clone, Debug)]
+pub struct LayerInfo {
+    /// Module path of the layer.
+    pub name: String,
+    /// The algorithm that was chosen.
+    pub algorithm: &'static str,
+    /// Shape of its output.
+    pub output: Shape,
+    /// Multiply-adds of the convolution or fully connected layer for one image, fusion not counted.
+    pub madds: u64,
+    /// Multiply-adds of fusing for one image.
+    pub fusion_madds: u64,
+    /// Bytes of weights that are read.
+    pub weight_bytes: usize,
+    /// Bytes of maps that are read and written for one image.
+    pub map_bytes: usize,
+    /// Whether it belongs to a coefficient predictor.
+    pub is_predictor: bool,
+}
+
+/// A net with its weights, ready to run: shared by any number of [`Session`](crate::Session)s.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) net: Net,
+    pub(crate) options: Options,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) layout: Layout,
+    pub(crate) logits: View,
+    pub(crate) taps: Vec<View>,
+    /// Values of scratch that a thread needs.
+    pub(crate) scratch_len: usize,
+}
+
+impl Plan {
+    /// Folds, chooses, packs and lays out.
+    ///
+    /// # Errors
+    /// Tensors that are missing, extra, misshapen or not finite; sizes that no memory holds; a tap that does not
+    /// exist. Nothing large has been allocated then.
+    pub fn compile(net: &Net, weights: &Weights, options: &Options) -> Result<Self, PlanError> {
+        weights.check(net)?;
+        check_sizes(net)?;
+        if let Some(bad) = options.taps.iter().find(|id| id.index() >= net.nodes().len()) {
+            return Err(PlanError::Tap { nodes: net.nodes().len(), got: bad.index() });
+        }
+        let mut lowering = Lowering::new(net, weights, options);
+        let (logits, taps) = lowering.run()?;
+        let layout = Layout::new(&lowering.buffers)?;
+        let steps = lowering.steps;
+        let scratch_len = steps.iter().map(scratch_len).max().unwrap_or(0).max(16);
+        Ok(Self { net: net.clone(), options: options.clone(), steps, layout, logits, taps, scratch_len })
+    }
+
+    /// The net.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Bytes of memory that a session of `threads` threads takes for batches of `images` images.
+    pub fn session_bytes(&self, images: usize, threads: usize) -> usize {
+        let values = self.layout.len * images.min(MAX_IMAGES) + self.scratch_len.next_multiple_of(16) * threads;
+        values * size_of::<f32>()
+    }
+
+    /// Bytes of all packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.layers().iter().map(|l| l.weight_bytes).sum()
+    }
+
+    /// Its steps, in the order in which they run.
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        self.steps.iter().map(|step| self.info(step)).collect()
+    }
+
+    fn info(&self, step: &Step) -> LayerInfo {
+        let shape = self.net.node(step.node).shape;
+        let views = step.reads().into_iter().chain([step.output]).chain(step.sums);
+        let (madds, fusion_madds, weight_bytes) = match &step.kind {
+            Kind::Conv(c) => {
+                let weights = (c.weights.k() * c.weights.n()) as u64;
+                let fusion = if c.head.is_some() { c.weights.experts() as u64 * weights } else { 0 };
+                (weights * step.output.pixels as u64, fusion, c.weights.len_bytes())
+            }
+            Kind::Dense(d) => ((d.weights.k() * d.weights.n()) as u64, 0, d.weights.len_bytes()),
+            _ => (0, 0, 0),
+        };
+        LayerInfo {
+            name: step.name.clone(),
+            algorithm: step.algorithm(),
+            output: Shape { c: step.output.channels, ..shape },
+            madds,
+            fusion_madds,
+            weight_bytes,
+            map_bytes: views.map(|v| v.pixels * v.channels * size_of::<f32>()).sum(),
+            is_predictor: matches!(self.net.node(step.node).op, Op::Predictor(_))
+                || matches!(step.kind, Kind::Combine { .. } | Kind::Pool { .. }),
+        }
+    }
+}
+
+/// The tiles of a convolution's output.
+pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
+    let blocks = output.pixels.div_ceil(step.pixel_block);
+    Grid {
+        images,
+        pixels: output.pixels,
+        channels: output.channels,
+        ld: output.ld,
+        pixel_block: step.pixel_block,
+        channel_block: blocks::channel_block(output.channels, step.weights.nr(), blocks),
+    }
+}
+
+fn scratch_len(step: &Step) -> usize {
+    match &step.kind {
+        Kind::Conv(c) => Conv::scratch_len(&c.weights),
+        Kind::Dense(d) => Conv::scratch_len(&d.weights),
+        _ => 0,
+    }
+}
+
+/// The largest tensors that could be needed, counted before any of them exists.
+fn check_sizes(net: &Net) -> Result<(), PlanError> {
+    for node in net.nodes() {
+        let map = [node.shape.c, node.shape.h, node.shape.w].iter().map(|s| *s as u128).product::<u128>();
+        let packed = match &node.op {
+            Op::Conv2d(c) => {
+                let experts = c.dynamic.map_or(1, |d| d.experts);
+                // A panel more than the channels need, at most 32 of them.
+                let shape = KernelShape { experts, c_out: c.c_out + 31, c_in: c.c_in / c.groups, taps: 1 };
+                let taps = (c.kernel[0] * c.kernel[1]) as u128;
+                let table = (node.shape.pixels() as u128) * taps;
+                shape.len().map_or(u128::MAX, |len| (len as u128).saturating_mul(taps)).max(table)
+            }
+            Op::Linear { c_out } => (*c_out as u128 + 31) * net.node(node.inputs[0]).shape.c as u128,
+            _ => 0,
+        };
+        let values = map.max(packed);
+        if values > MAX_VALUES as u128 {
+            return Err(PlanError::TooLarge { what: node.name.clone(), values, limit: MAX_VALUES });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! Runs one step after the other: cuts outputs into tiles and hands them to threads.
+
+use std::ops::Range;
+
+use dynet_kernels::{
+    Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile, conv, copy, grouped,
+    pixelwise,
+};
+
+use crate::arena::{Rest, carve};
+use crate::blocks;
+use crate::layout::Layout;
+use crate::lower::MAX_PARTS;
+use crate::plan::grid;
+use crate::step::{ConvStep, DenseStep, Kind, Reading, Step, View};
+
+/// Parts of a step for each thread: enough that threads finish together.
+const PARTS: usize = 8;
+
+/// A run of some images through a plan.
+pub(crate) struct Frame<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) images: usize,
+    /// The images `[n, c, h, w]`.
+    pub(crate) planes: &'a [f32],
+    pub(crate) layout: &'a Layout,
+    pub(crate) arena: &'a mut [f32],
+    pub(crate) scratch: &'a mut [f32],
+    pub(crate) pool: &'a mut Pool,
+}
+
+/// What a step reads, image by image.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    data: &'a [f32],
+    view: View,
+    /// Values of one image.
+    len: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(rest: &Rest<'a>, layout: &Layout, view: View, images: usize) -> Self {
+        Self { data: rest.get(range(layout, view, images)), view, len: layout.lens[view.buffer] }
+    }
+
+    /// The pixels of one image.
+    fn pixels(&self, image: usize) -> Pixels<'a> {
+        let data = &self.data[image * self.len..][..self.len];
+        Pixels::new(&data[self.view.channel0..], self.view.ld)
+    }
+
+    /// The channels of a map of one pixel.
+    fn vector(&self, image: usize) -> &'a [f32] {
+        &self.data[image * self.len + self.view.channel0..][..self.view.channels]
+    }
+
+    /// Each image's only pixel as one pixel.
+    fn rows(&self) -> Pixels<'a> {
+        Pixels::new(&self.data[self.view.channel0..], self.len)
+    }
+}
+
+fn range(layout: &Layout, view: View, images: usize) -> Range<usize> {
+    let start = layout.offsets[view.buffer] * images;
+    start..start + layout.lens[view.buffer] * images
+}
+
+/// Order in which tiles are computed.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    /// All channels of a block of pixels, then the next block: maps stay in cache.
+    Pixels,
+    /// All images and pixels of a block of channels, then the next block: weights stay in cache.
+    Channels,
+}
+
+/// Calls `job(image, pixel block, channel block, thread)` for all tiles.
+fn tiles(pool: &mut Pool, grid: &Grid, order: Order, job: impl Fn(usize, usize, usize, usize) + Sync) {
+    let total = grid.tiles();
+    let threads = pool.threads();
+    let parts = if threads == 1 { 1 } else { total.min(threads * PARTS) };
+    pool.run(parts, |part, thread| {
+        for index in part * total / parts..(part + 1) * total / parts {
+            let [image, pixel, channel] = match order {
+                Order::Pixels => grid.position(index),
+                Order::Channels => {
+                    let each = grid.images * grid.pixel_blocks();
+                    let rest = index % each;
+                    [rest / grid.pixel_blocks(), rest % grid.pixel_blocks(), index / each]
+                }
+            };
+            job(image, pixel, channel, thread);
+        }
+    });
+}
+
+impl Frame<'_> {
+    pub(crate) fn step(&mut self, step: &Step) {
+        match &step.kind {
+            Kind::Conv(c) => self.conv(step, c),
+            Kind::Dense(d) => self.dense(step, d),
+            Kind::Softmax { heads, temperature } => self.softmax(step, heads, *temperature),
+            Kind::Combine { sums, factor } => self.combine(step, *sums, *factor),
+            Kind::Pool { x } => self.mean(step, *x),
+            _ => self.bands(step),
+        }
+    }
+
+    fn conv(&mut self, step: &Step, c: &ConvStep) {
+        let (isa, images, layout) = (self.isa, self.images, self.layout);
+        let sums_range = step.sums.map_or(0..0, |v| range(layout, v, images));
+        let ([out, sums, _], rest) = carve(self.arena, [range(layout, step.output, images), sums_range, 0..0]);
+        let grid = grid(c, step.output, images);
+        let shared = SharedOut::new(out, step.output.channel0, grid);
+        let sums = step.sums.map(|v| {
+            let blocks = Grid { pixels: grid.pixel_blocks(), ld: v.ld, pixel_block: 1, ..grid };
+            SharedOut::new(sums, 0, blocks)
+        });
+        let reader = |view: View| Reader::new(&rest, layout, view, images);
+        let x = reader(c.x);
+        let coefs = c.head.map(|h| (reader(h.coefs), h.channels));
+        let input_scale = c.input_scale.map(reader);
+        let residual = c.residual.map(reader);
+        let scratch = PerThread::new(self.scratch, self.pool.threads());
+        let order = if c.panel_major { Order::Channels } else { Order::Pixels };
+        tiles(self.pool, &grid, order, |image, pixel, channel, thread| {
+            let mut tile = shared.take(image, pixel, channel);
+            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
+            let mut scratch = scratch.take(thread);
+            let coefs = coefs.as_ref().map(|(reader, channels)| Coefs::new(reader.vector(image), *channels));
+            let residual = residual.as_ref().map(|r| r.pixels(image));
+            let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
+            let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
+            let taps = match &c.reading {
+                Reading::Window(geometry) => {
+                    let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
+                    return grouped(isa, &c, &mut scratch, &mut tile, sums);
+                }
+                Reading::Pointwise => None,
+                Reading::Table(taps) => Some(taps),
+            };
+            let input_scale = input_scale.as_ref().map(|s| s.vector(image));
+            let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
+            conv(isa, &c, &mut scratch, &mut tile, sums);
+        });
+    }
+
+    fn dense(&mut self, step: &Step, d: &DenseStep) {
+        let (isa, images, layout) = (self.isa, self.images, self.layout);
+        let ([out, ..], rest) = carve(self.arena, [range(layout, step.output, images), 0..0, 0..0]);
+        let channels = step.output.channels;
+        let channel_block = blocks::channel_block(channels, d.weights.nr(), 1);
+        let grid = Grid {
+            images: 1,
+            pixels: images,
+            channels,
+            ld: layout.lens[step.output.buffer],
+            pixel_block: images,
+            channel_block,
+        };
+        let shared = SharedOut::new(out, step.output.channel0, grid);
+        let reader = |view: View| Reader::new(&rest, layout, view, images);
+        let (x, residual) = (reader(d.x), d.residual.map(reader));
+        let scratch = PerThread::new(self.scratch, self.pool.threads());
+        tiles(self.pool, &grid, Order::Channels, |_, _, channel, thread| {
+            let mut tile = shared.take(0, 0, channel);
+            let residual = residual.as_ref().map(Reader::rows);
+            let epilogue = Epilogue { bias: Some(&d.bias), residual, act: d.act };
+            let (x, weights) = (x.rows(), &d.weights);
+            let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
+            conv(isa, &c, &mut scratch.take(thread), &mut tile, None);
+        });
+    }
+
+    fn softmax(&mut self, step: &Step, heads: &[[usize; 3]], temperature: f32) {
+        let len = self.layout.lens[step.output.buffer];
+        let coefs = &mut self.arena[range(self.layout, step.output, self.images)];
+        for image in coefs.chunks_exact_mut(len) {
+            for [first, channels, experts] in heads {
+                let head = &mut image[*first..][..channels * experts];
+                pixelwise::softmax(self.isa, *channels, temperature, head);
+            }
+        }
+    }
+
+    fn combine(&mut self, step: &Step, sums: View, factor: f32) {
+        let (images, layout) = (self.images, self.layout);
+        let ([out, ..], rest) = carve(self.arena, [range(layout, step.output, images), 0..0, 0..0]);
+        let sums = rest.get(range(layout, sums, images));
+        let each = sums.len() / images;
+        for (sums, out) in sums.chunks_exact(each).zip(out.chunks_exact_mut(step.output.channels)) {
+            pixelwise::combine_sums(sums, factor, out);
+        }
+    }
+
+    /// The mean of a map whose maker did not add up: each block of channels runs over the pixels in order.
+    fn mean(&mut self, step: &Step, x: View) {
+        let (isa, images, layout) = (self.isa, self.images, self.layout);
+        let ([out, ..], rest) = carve(self.arena, [range(layout, step.output, images), 0..0, 0..0]);
+        let (channels, ld) = (step.output.channels, step.output.ld);
+        let channel_block = channels.div_ceil(blocks::IMAGE_TILES).next_multiple_of(64);
+        let grid = Grid { images, pixels: 1, channels, ld, pixel_block: 1, channel_block };
+        let shared = SharedOut::new(out, 0, grid);
+        let x = Reader::new(&rest, layout, x, images);
+        tiles(self.pool, &grid, Order::Pixels, |image, _, channel, _| {
+            let mut tile = shared.take(image, 0, channel);
+            let map = x.pixels(image);
+            let map = Pixels::new(&map.data[tile.channel0()..], map.ld);
+            let out = tile.row(0);
+            pixelwise::sums(isa, map, 0, x.view.pixels, out);
+            out.iter_mut().for_each(|s| *s *= 1.0 / x.view.pixels as f32);
+        });
+    }
+
+    /// Steps without weights, over bands of pixels.
+    fn bands(&mut self, step: &Step) {
+        let (isa, images, layout) = (self.isa, self.images, self.layout);
+        let view = step.output;
+        let sums_range = step.sums.map_or(0..0, |v| range(layout, v, images));
+        let ([out, sums, _], rest) = carve(self.arena, [range(layout, view, images), sums_range, 0..0]);
+        let grid = blocks::bands(images, view.pixels, view.channels, view.ld);
+        let shared = SharedOut::new(out, view.channel0, grid);
+        let sums = step.sums.map(|v| {
+            let blocks = Grid { pixels: grid.pixel_blocks(), ld: v.ld, pixel_block: 1, ..grid };
+            SharedOut::new(sums, 0, blocks)
+        });
+        let each = self.planes.len() / images;
+        let planes = self.planes;
+        tiles(self.pool, &grid, Order::Pixels, |image, pixel, channel, _| {
+            let mut tile = shared.take(image, pixel, channel);
+            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
+            let read = |view: &View| Reader::new(&rest, layout, *view, images);
+            let planes = &planes[image * each..][..each];
+            band(isa, &step.kind, planes, image, read, &mut tile, sums);
+        });
+    }
+}
+
+/// One band of a step without weights.
+fn band<'a>(
+    isa: Isa,
+    kind: &Kind,
+    planes: &[f32],
+    image: usize,
+    read: impl Fn(&View) -> Reader<'a>,
+    out: &mut Tile<'_>,
+    sums: Option<Tile<'_>>,
+) {
+    let pixels = |view: &View| read(view).pixels(image);
+    match kind {
+        Kind::Image(g) => copy::image(planes, g, out),
+        Kind::Border { x, geometry, border } => copy::border(pixels(x), geometry, *border, out),
+        Kind::MaxPool { x, geometry } => pixelwise::max_pool(isa, pixels(x), geometry, out),
+        Kind::Activate { x, act } => pixelwise::activate(isa, pixels(x), *act, out, sums),
+        Kind::Add { x, y, act } => pixelwise::add(isa, [pixels(x), pixels(y)], *act, out, sums),
+        Kind::Scale { x, factors, act } => {
+            pixelwise::scale(isa, pixels(x), read(factors).vector(image), *act, out, sums);
+        }
+        Kind::Copy { x } => copy::copy(pixels(x), out),
+        Kind::Shuffle { parts, groups } => {
+            let mut some = [(Pixels::new(&[], 1), 0); MAX_PARTS];
+            for (slot, part) in some.iter_mut().zip(parts) {
+                *slot = (pixels(part), part.channels);
+            }
+            copy::shuffle(&some[..parts.len()], *groups, out);
+        }
+        Kind::Conv(_) | Kind::Dense(_) | Kind::Softmax { .. } | Kind::Combine { .. } | Kind::Pool { .. } => {}
+    }
+}
