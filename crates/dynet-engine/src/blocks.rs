@@ -53,7 +53,8 @@ mod tests {
     #[test]
     fn a_late_layer_is_cut_by_channels_and_an_early_one_by_pixels() {
         assert_eq!(pixel_block(49, 512, 64, 4, 1), 49);
-        assert_eq!(pixel_block(49, 960, 5, 4, 1), 25);
+        assert_eq!(pixel_block(49, 960, 5, 4, 1), 49);
+        assert_eq!(pixel_block(196, 240, 3, 0, 1), 98);
         let early = pixel_block(3136, 64, 2, 4, 1);
         assert!((98..=1568).contains(&early), "{early}");
         assert_eq!(pixel_block(112 * 112, 32, 1, 0, 112) % 112, 0);

@@ -194,4 +194,3 @@ fn border(mode: PaddingMode) -> Border {
         PaddingMode::Circular => Border::Circular,
     }
 }
-

@@ -49,6 +49,8 @@ pub(crate) struct Lowering<'a> {
     ids: Vec<NodeId>,
     readers: Vec<Vec<NodeId>>,
     values: Vec<Option<Value>>,
+    /// Nodes that an earlier step computes on the way.
+    absorbed: Vec<bool>,
     pooled: Vec<Option<View>>,
     sums: Vec<Option<Sums>>,
     pub(crate) buffers: Vec<Lifetime>,
@@ -71,6 +73,7 @@ impl<'a> Lowering<'a> {
             ids,
             readers,
             values: vec![None; nodes],
+            absorbed: vec![false; nodes],
             pooled: vec![None; nodes],
             sums: vec![None; nodes],
             buffers: Vec::new(),
@@ -84,7 +87,7 @@ impl<'a> Lowering<'a> {
     /// A tap that does not exist, or a folded value that is not finite.
     pub(crate) fn run(&mut self) -> Result<(View, Vec<View>), PlanError> {
         for id in self.ids.clone() {
-            if self.values[id.index()].is_none() {
+            if !self.absorbed[id.index()] {
                 self.node(id)?;
             }
         }
@@ -246,12 +249,13 @@ impl<'a> Lowering<'a> {
     }
 
     /// The activation that is a node's only reader.
-    pub(crate) fn activation_behind(&self, id: NodeId) -> Chain {
+    pub(crate) fn activation_behind(&mut self, id: NodeId) -> Chain {
         let mut chain = Chain { norm: None, residual: None, act: Activation::None, last: id };
         if let Some(reader) = self.only_reader(id)
             && let op @ Op::Activation(_) = &self.net.node(reader).op
         {
             (chain.act, chain.last) = (activation(op), reader);
+            self.absorbed[reader.index()] = true;
         }
         chain
     }
@@ -265,6 +269,7 @@ impl<'a> Lowering<'a> {
             && matches!(self.net.node(reader).op, Op::BatchNorm { .. })
         {
             (norm, last) = (Some(reader), reader);
+            self.absorbed[reader.index()] = true;
         }
         let mut residual = None;
         if let Some(reader) = self.only_reader(last)
@@ -273,6 +278,7 @@ impl<'a> Lowering<'a> {
             && let Some(Value::Map(view)) = self.value(other)
         {
             (residual, last) = (Some(*view), reader);
+            self.absorbed[reader.index()] = true;
         }
         Chain { norm, residual, ..self.activation_behind(last) }
     }

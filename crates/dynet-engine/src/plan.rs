@@ -94,7 +94,8 @@ impl Plan {
 
     /// Bytes of memory that a session of `threads` threads takes for batches of `images` images.
     pub fn session_bytes(&self, images: usize, threads: usize) -> usize {
-        let values = self.layout.len * images.min(MAX_IMAGES) + self.scratch_len.next_multiple_of(16) * threads;
+        let values =
+            self.layout.len * images.min(MAX_IMAGES) + self.scratch_len.next_multiple_of(16) * threads;
         values * size_of::<f32>()
     }
 

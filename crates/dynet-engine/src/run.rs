@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use dynet_kernels::{
-    Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile, conv, copy, grouped,
-    pixelwise,
+    Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile, conv, copy,
+    grouped, pixelwise,
 };
 
 use crate::arena::{Rest, carve};
@@ -109,7 +109,8 @@ impl Frame<'_> {
     fn conv(&mut self, step: &Step, c: &ConvStep) {
         let (isa, images, layout) = (self.isa, self.images, self.layout);
         let sums_range = step.sums.map_or(0..0, |v| range(layout, v, images));
-        let ([out, sums, _], rest) = carve(self.arena, [range(layout, step.output, images), sums_range, 0..0]);
+        let ([out, sums, _], rest) =
+            carve(self.arena, [range(layout, step.output, images), sums_range, 0..0]);
         let grid = grid(c, step.output, images);
         let shared = SharedOut::new(out, step.output.channel0, grid);
         let sums = step.sums.map(|v| {

@@ -178,7 +178,8 @@ impl Session {
 
     /// Copies a map to `[c, h, w]`.
     fn fetch(&mut self, view: View, image: usize) {
-        let first = self.last * self.plan.layout.offsets[view.buffer] + image * self.plan.layout.lens[view.buffer];
+        let first =
+            self.last * self.plan.layout.offsets[view.buffer] + image * self.plan.layout.lens[view.buffer];
         self.tap.clear();
         for c in 0..view.channels {
             let at = |p: usize| self.arena[first + view.channel0 + c + p * view.ld];

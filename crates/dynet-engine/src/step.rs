@@ -77,19 +77,50 @@ pub(crate) enum Kind {
     Conv(Box<ConvStep>),
     Dense(Box<DenseStep>),
     /// Copies a map into a bordered one.
-    Border { x: View, geometry: Geometry, border: Border },
+    Border {
+        x: View,
+        geometry: Geometry,
+        border: Border,
+    },
     /// Softmax over the experts of each head `(first, channels, experts)`, in place.
-    Softmax { heads: Vec<[usize; 3]>, temperature: f32 },
+    Softmax {
+        heads: Vec<[usize; 3]>,
+        temperature: f32,
+    },
     /// Mean over the pixels, of sums that were made block by block.
-    Combine { sums: View, factor: f32 },
+    Combine {
+        sums: View,
+        factor: f32,
+    },
     /// Mean over the pixels.
-    Pool { x: View },
-    MaxPool { x: View, geometry: Geometry },
-    Activate { x: View, act: Activation },
-    Add { x: View, y: View, act: Activation },
-    Scale { x: View, factors: View, act: Activation },
-    Copy { x: View },
-    Shuffle { parts: Vec<View>, groups: usize },
+    Pool {
+        x: View,
+    },
+    MaxPool {
+        x: View,
+        geometry: Geometry,
+    },
+    Activate {
+        x: View,
+        act: Activation,
+    },
+    Add {
+        x: View,
+        y: View,
+        act: Activation,
+    },
+    Scale {
+        x: View,
+        factors: View,
+        act: Activation,
+    },
+    Copy {
+        x: View,
+    },
+    Shuffle {
+        parts: Vec<View>,
+        groups: usize,
+    },
 }
 
 /// One step of a plan: one fork and join, or none.

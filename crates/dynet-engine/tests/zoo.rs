@@ -1,5 +1,7 @@
 //! Every net of the zoo, static and dynamic, with every option, against the naive interpreter.
 
+#![expect(clippy::unwrap_used, reason = "a test fails that way")]
+
 mod common;
 
 use std::sync::Arc;
