@@ -1,12 +1,22 @@
 //! Dense convolutions and fully connected layers: the product of pixels with packed, fused weights.
 
+use crate::activation::Activation;
 use crate::generic::fuse::FusePanel;
-use crate::generic::gemm::{PanelProduct, Sink, Source};
+use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source};
+use crate::generic::matvec::MatVec;
 use crate::geometry::Taps;
 use crate::isa::Isa;
-use crate::panels::{Panels, Storage};
+use crate::panels::{Data, Panels, Storage};
 use crate::shared::Tile;
 use crate::view::{Coefs, Epilogue, Pixels};
+
+/// Rows of a panel that are fused at a time: 256 x 32 values are 32 KiB, which the first-level cache hands back while
+/// the next rows' experts (128 KiB for K = 4) come into the second-level one.
+const CHUNK: usize = 256;
+
+/// With more pixels than this the fusing of a panel does not count, and cutting it would: each cut costs a store and
+/// a load of all sums.
+const CHUNK_PIXELS: usize = 256;
 
 /// A dense convolution of one image, static or dynamic, with everything that its tiles share.
 ///
@@ -117,38 +127,75 @@ pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut
         return;
     }
     let w = c.weights;
+    let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0).as_mut_ptr());
+    if out.pixels() == 1 && c.is_matvec() {
+        return isa.run(c.matvec(out, sums));
+    }
     let (nr, k) = (w.nr(), w.k());
     let first = out.channel0() / nr;
-    for panel in first..first + out.channels().div_ceil(nr) {
+    let last = first + out.channels().div_ceil(nr);
+    let chunk = c.chunk(out.pixels());
+    for panel in first..last {
         let start = (panel - first) * nr;
         let mut tile = out.columns(start, nr.min(out.channels() - start));
-        let packed = match &w.data {
-            crate::panels::Data::F32(data) if c.is_plain() => &data[panel * k * nr..][..k * nr],
-            _ => {
-                let (coefs, row_scale) = (c.coefs, c.input_scale);
-                isa.run(FusePanel { panels: w, panel, coefs, row_scale, dynamic: scratch });
-                &scratch[..k * nr]
-            }
-        };
-        let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
-        isa.run(c.product(packed, &mut tile, sums));
+        let sums = if sums.is_null() { sums } else { sums.wrapping_add(start) };
+        for from in (0..k).step_by(chunk) {
+            let rows = [from, (from + chunk).min(k)];
+            let packed = match &w.data {
+                Data::F32(data) if c.is_plain() => &data[(panel * k + from) * nr..(panel * k + rows[1]) * nr],
+                _ => {
+                    let (coefs, row_scale) = (c.coefs, c.input_scale);
+                    isa.run(FusePanel { panels: w, panel, rows, coefs, row_scale, dynamic: scratch });
+                    &scratch[..(rows[1] - from) * nr]
+                }
+            };
+            let [next, end] = match rows[1] == k {
+                false => w.bytes(panel, [rows[1], (rows[1] + chunk).min(k)]),
+                true if panel + 1 < last => w.bytes(panel + 1, [0, chunk.min(k)]),
+                true => [packed.as_ptr().cast(); 2],
+            };
+            isa.run(c.product((packed, rows), Ahead { next, end }, &mut tile, sums));
+        }
     }
 }
 
 impl Conv<'_> {
     /// The product of a checked tile with a panel `[k][nr]`.
-    fn product(&self, panel: &[f32], tile: &mut Tile<'_>, sums: *mut f32) -> PanelProduct {
+    fn product(
+        &self,
+        (panel, k): (&[f32], [usize; 2]),
+        ahead: Ahead,
+        tile: &mut Tile<'_>,
+        sums: *mut f32,
+    ) -> PanelProduct {
         let group = tile.channel0() / (self.weights.n() / self.groups);
-        let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
+        let pixel0 = tile.pixel0();
         let x = &self.x.data[group * self.group_inputs()..];
         let (base, table, taps) = match self.taps {
             None => (x[pixel0 * self.x.ld..].as_ptr(), std::ptr::null(), 1),
             Some(t) => (x.as_ptr(), t.table[pixel0 * t.taps..].as_ptr(), t.taps),
         };
         let source = Source { base, ld: self.x.ld, table, taps, len: self.weights.k() / taps };
+        let mut sink = self.sink(tile, sums);
+        sink.resume = k[0] > 0;
+        if k[1] < self.weights.k() {
+            // Sums so far, as they are.
+            sink = Sink {
+                residual: std::ptr::null(),
+                act: Activation::None,
+                sums: std::ptr::null_mut(),
+                ..sink
+            };
+        }
+        PanelProduct { rows: tile.pixels(), source, k, panel: panel.as_ptr(), sink, ahead }
+    }
+
+    /// Where the results of a checked tile go.
+    fn sink(&self, tile: &mut Tile<'_>, sums: *mut f32) -> Sink {
+        let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
         let e = &self.epilogue;
         let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();
-        let sink = Sink {
+        Sink {
             ld: tile.ld(),
             cols: tile.channels(),
             bias: e.bias.map_or(std::ptr::null(), |b| b[channel0..].as_ptr()),
@@ -157,7 +204,26 @@ impl Conv<'_> {
             act: e.act,
             sums,
             out: tile.as_mut_ptr(),
-        };
-        PanelProduct { rows: tile.pixels(), source, panel: panel.as_ptr(), sink }
+            resume: false,
+        }
+    }
+
+    /// Rows of a panel that are fused and multiplied at a time.
+    fn chunk(&self, pixels: usize) -> usize {
+        let k = self.weights.k();
+        if self.is_plain() || pixels > CHUNK_PIXELS { k } else { k.div_ceil(k.div_ceil(CHUNK)) }
+    }
+
+    /// Whether a single pixel is multiplied with the weights as they are stored.
+    fn is_matvec(&self) -> bool {
+        let plain = self.coefs.is_none() && self.input_scale.is_none();
+        plain && self.taps.is_none() && self.groups == 1 && self.weights.experts() == 1
+    }
+
+    /// The job of a checked tile of one pixel.
+    fn matvec(&self, tile: &mut Tile<'_>, sums: *mut f32) -> MatVec<'_> {
+        let x = self.x.data[tile.pixel0() * self.x.ld..].as_ptr();
+        let first = tile.channel0() / self.weights.nr();
+        MatVec { x, panels: self.weights, first, sink: self.sink(tile, sums) }
     }
 }

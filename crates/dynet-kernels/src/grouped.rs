@@ -93,7 +93,14 @@ pub fn grouped(
         let packed = match &w.data {
             Data::F32(data) if w.experts() == 1 && c.coefs.is_none() => &data[panel * k * nr..][..k * nr],
             _ => {
-                isa.run(FusePanel { panels: w, panel, coefs: c.coefs, row_scale: None, dynamic: scratch });
+                isa.run(FusePanel {
+                    panels: w,
+                    panel,
+                    rows: [0, k],
+                    coefs: c.coefs,
+                    row_scale: None,
+                    dynamic: scratch,
+                });
                 &scratch[..k * nr]
             }
         };

@@ -7,6 +7,22 @@ use crate::arch::Portable;
 pub use crate::arch::{Avx2Fma, Avx512};
 use crate::vector::{Job, Vector};
 
+/// Whether this CPU has AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx2_fma() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// Whether this CPU has AVX-512 F, BW, DQ and VL, and what AVX2 has.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512() -> bool {
+    has_avx2_fma()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+}
+
 /// An instruction set that this CPU has: holding a value is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {

@@ -160,6 +160,17 @@ impl Panels {
         self.n.div_ceil(self.nr)
     }
 
+    /// Where rows of a panel lie, all experts of them: first byte and one past the last.
+    pub(crate) fn bytes(&self, panel: usize, [from, to]: [usize; 2]) -> [*const u8; 2] {
+        let (base, size) = match &self.data {
+            Data::F32(w) => (w.as_ptr().cast::<u8>(), 4),
+            Data::Bf16(w) => (w.as_ptr().cast(), 2),
+            Data::Int8(w, _) => (w.as_ptr().cast(), 1),
+        };
+        let at = |row| base.wrapping_add((panel * self.k + row) * self.experts * self.nr * size);
+        [at(from), at(to)]
+    }
+
     /// Bytes that fusing or multiplying with all panels reads.
     pub fn len_bytes(&self) -> usize {
         match &self.data {

@@ -312,14 +312,15 @@ mod tests {
     #[test]
     fn tiles_cover_every_channel_once_and_nothing_else() {
         let mut data = vec![0.0; 2 * 5 * 9];
-        let out = SharedOut::new(&mut data, 1, GRID);
-        for index in 0..GRID.tiles() {
-            let mut tile = out.take_index(index);
-            for i in 0..tile.pixels() {
-                tile.row(i).iter_mut().for_each(|x| *x += 1.0);
+        {
+            let out = SharedOut::new(&mut data, 1, GRID);
+            for index in 0..GRID.tiles() {
+                let mut tile = out.take_index(index);
+                for i in 0..tile.pixels() {
+                    tile.row(i).iter_mut().for_each(|x| *x += 1.0);
+                }
             }
         }
-        drop(out);
         for (i, x) in data.iter().enumerate() {
             assert_eq!(*x, if (1..8).contains(&(i % 9)) { 1.0 } else { 0.0 }, "value {i}");
         }

@@ -38,7 +38,7 @@ fn convolutions_equal_the_naive_ones() {
 
 fn one(isa: Isa, r: &mut Random, case: usize) {
     let kernel = [r.pick(&[1, 1, 3, 2, 5]), r.pick(&[1, 3, 3, 4])];
-    let kernel = if case % 2 == 0 { [1, 1] } else { kernel };
+    let kernel = if case.is_multiple_of(2) { [1, 1] } else { kernel };
     let geometry = Geometry {
         input: [r.below(9) + 4, r.below(9) + 4],
         kernel,
@@ -46,7 +46,7 @@ fn one(isa: Isa, r: &mut Random, case: usize) {
         padding: [r.below(3), r.below(3)],
         dilation: [r.pick(&[1, 1, 2]), r.pick(&[1, 1, 3])],
     };
-    let geometry = if case % 4 == 0 {
+    let geometry = if case.is_multiple_of(4) {
         Geometry { stride: [1, 1], padding: [0, 0], dilation: [1, 1], ..geometry }
     } else {
         geometry
@@ -77,7 +77,7 @@ fn one(isa: Isa, r: &mut Random, case: usize) {
     };
     let x = r.values(geometry.input[0] * geometry.input[1] * ld);
     let shape = KernelShape { experts, c_out, c_in, taps: geometry.taps() };
-    let fixed = r.values(shape.len().unwrap());
+    let fixed = r.values(shape.len().expect("a small shape"));
     let coef = r.values(experts * c_out);
     let bias = r.values(c_out);
     let residual_ld = c_out + r.below(3);

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::isa::has_avx2_fma;
 use crate::vector::{Job, Vector};
 
 /// The proof that this CPU has AVX2 and FMA.
@@ -10,9 +11,8 @@ pub struct Avx2Fma(());
 
 impl Avx2Fma {
     /// `None` on a CPU without it.
-    #[expect(clippy::new_ret_no_self, reason = "a token that only exists where the CPU has the feature")]
     pub fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        has_avx2_fma().then_some(Self(()))
     }
 }
 

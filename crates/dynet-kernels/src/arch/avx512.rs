@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::isa::has_avx512;
 use crate::vector::{Job, Vector};
 
 /// The proof that this CPU has AVX-512 F, BW, DQ and VL.
@@ -10,14 +11,8 @@ pub struct Avx512(());
 
 impl Avx512 {
     /// `None` on a CPU without it.
-    #[expect(clippy::new_ret_no_self, reason = "a token that only exists where the CPU has the feature")]
     pub fn new() -> Option<Self> {
-        let all = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("fma");
-        all.then_some(Self(()))
+        has_avx512().then_some(Self(()))
     }
 }
 

@@ -8,16 +8,18 @@ use crate::view::Coefs;
 /// the 32 registers of AVX-512; more kernels take further passes that add to the first.
 const PASS: usize = 8;
 
-/// Fuses one panel: `dynamic[k][lane] = scale[k] * sum_e coef[e][channel] * fixed[k][e][lane]`.
+/// Fuses some rows of one panel: `dynamic[k][lane] = scale[k] * sum_e coef[e][channel] * fixed[k][e][lane]`.
 ///
 /// The sum runs over the experts in order, in passes of [`PASS`]; without coefficients they all count 1.
 pub(crate) struct FusePanel<'a> {
     pub(crate) panels: &'a Panels,
     pub(crate) panel: usize,
+    /// Rows, from and to.
+    pub(crate) rows: [usize; 2],
     pub(crate) coefs: Option<Coefs<'a>>,
     /// One factor for each input channel; row `k` takes factor `k % len`.
     pub(crate) row_scale: Option<&'a [f32]>,
-    /// `[k][nr]`.
+    /// `[rows][nr]`.
     pub(crate) dynamic: &'a mut [f32],
 }
 
@@ -29,12 +31,10 @@ impl Job for FusePanel<'_> {
         let p = self.panels;
         let nr = 2 * V::LANES;
         assert!(p.nr() == nr && self.panel < p.count(), "panel {} of {} x {}", self.panel, p.count(), p.nr());
-        assert!(
-            self.dynamic.len() >= p.k() * nr,
-            "scratch has {} values, {} needed",
-            self.dynamic.len(),
-            p.k() * nr
-        );
+        let [from, to] = self.rows;
+        assert!(from <= to && to <= p.k(), "rows {from}..{to} of {}", p.k());
+        let needed = (to - from) * nr;
+        assert!(self.dynamic.len() >= needed, "scratch has {} values, {needed} needed", self.dynamic.len());
         let mut e = 0;
         while e < p.experts() {
             let some = (p.experts() - e).min(PASS);
@@ -51,9 +51,9 @@ impl Job for FusePanel<'_> {
             e += some;
         }
         if let Some(scale) = self.row_scale {
-            for k in 0..p.k() {
+            for k in from..to {
                 let factor = v.splat(scale[k % scale.len()]);
-                let row = self.dynamic[k * nr..][..nr].as_mut_ptr();
+                let row = self.dynamic[(k - from) * nr..][..nr].as_mut_ptr();
                 for j in 0..2 {
                     // SAFETY: `row` has two registers.
                     unsafe { v.store(row.add(j * V::LANES), v.mul(factor, v.load(row.add(j * V::LANES)))) };
@@ -70,9 +70,10 @@ impl FusePanel<'_> {
         let p = self.panels;
         let nr = 2 * V::LANES;
         let c = self.coefficients::<V, E>(v, first);
-        let start = (self.panel * p.k() * p.experts() + first) * nr;
+        let [from, to] = self.rows;
+        let start = ((self.panel * p.k() + from) * p.experts() + first) * nr;
         let step = p.experts() * nr;
-        for k in 0..p.k() {
+        for k in 0..to - from {
             let row = self.dynamic[k * nr..][..nr].as_mut_ptr();
             let at = start + k * step;
             let mut sum = [v.splat(0.0); 2];

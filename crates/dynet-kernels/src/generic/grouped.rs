@@ -92,7 +92,7 @@ impl Job for GroupedPanel<'_> {
                 })*
             };
         }
-        bands!(8 7 4 2 1);
+        bands!(7 4 1);
         debug_assert_eq!(x0, width, "bands cover a row");
     }
 }
@@ -118,14 +118,11 @@ impl GroupedPanel<'_> {
     }
 }
 
-/// The widest tile for a rest of `width` pixels: 7 divides the maps of 224 x 224 images, 8 those of powers of two.
+/// The widest tile for a rest of `width` pixels: 7 divides the maps of 224 x 224 images, 4 those of powers of two.
 fn tiles_of(width: usize) -> usize {
     match width {
         _ if width.is_multiple_of(7) => 7,
-        8.. => 8,
-        7 => 7,
         4.. => 4,
-        2.. => 2,
         _ => 1,
     }
 }
@@ -249,7 +246,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                 // Two rows at once where the registers allow: each input then serves up to 2 K multiplications.
                 while K == 3 && S == 1 && V::MR > 8 && y + 2 <= p.rows[1] {
                     let acc = slide::<V, F, K, S, TX, 2>(v, fetch, (&p, &g), w, [y, x], bias);
-                    sum = finish(v, &p, width, acc, [y, x], c, lanes, sum);
+                    sum = v.add(sum, finish(v, &p, acc, ((y - p.rows[0]) * width + x, width), (c, lanes)));
                     y += 2;
                 }
                 while y < p.rows[1] {
@@ -258,7 +255,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                     } else {
                         any::<V, F, TX>(v, fetch, (&p, &g), w, [y, x], bias)
                     };
-                    sum = finish(v, &p, width, acc, [y, x], c, lanes, sum);
+                    sum = v.add(sum, finish(v, &p, acc, ((y - p.rows[0]) * width + x, width), (c, lanes)));
                     y += 1;
                 }
             }
@@ -408,7 +405,8 @@ unsafe fn any<V: Vector, F: Fetch<V>, const TX: usize>(
     [acc]
 }
 
-/// Adds the residual, applies the activation and stores a tile; returns `sum` plus what it stored.
+/// Adds the residual, applies the activation and stores a tile; from output pixel `at` of the rows on, which are `width` pixels
+/// wide; returns the sum of what it stored.
 ///
 /// # Safety
 /// As in [`Band::register`].
@@ -416,14 +414,10 @@ unsafe fn any<V: Vector, F: Fetch<V>, const TX: usize>(
 unsafe fn finish<V: Vector, const TX: usize, const TY: usize>(
     v: V,
     p: &GroupedPanel<'_>,
-    width: usize,
     acc: Acc<V, TX, TY>,
-    [y, x]: [usize; 2],
-    c: usize,
-    lanes: usize,
-    sum: V::Reg,
+    (at, width): (usize, usize),
+    (c, lanes): (usize, usize),
 ) -> V::Reg {
-    let at = (y - p.rows[0]) * width + x;
     let mut of_tile = v.splat(0.0);
     if let (Some([lo, hi]), true) = (p.act.bounds(), p.residual.is_null()) {
         let (lo, hi) = (v.splat(lo), v.splat(hi));
@@ -437,7 +431,7 @@ unsafe fn finish<V: Vector, const TX: usize, const TY: usize>(
                 of_tile = v.add(of_tile, result);
             }
         }
-        return v.add(sum, of_tile);
+        return of_tile;
     }
     // Through memory: one copy of the longer code serves all accumulators.
     for i in 0..TX * TY {
@@ -453,5 +447,5 @@ unsafe fn finish<V: Vector, const TX: usize, const TY: usize>(
         }
         of_tile = v.add(of_tile, result);
     }
-    v.add(sum, of_tile)
+    of_tile
 }

@@ -4,4 +4,5 @@ pub(crate) mod exp;
 pub(crate) mod fuse;
 pub(crate) mod gemm;
 pub(crate) mod grouped;
+pub(crate) mod matvec;
 pub(crate) mod pixelwise;
