@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod engine_args;
 mod fault;
+mod floor;
 mod net_args;
+mod npy;
 mod table;
 
 use std::process::ExitCode;
@@ -24,12 +27,21 @@ enum Command {
     Models(commands::models::Args),
     /// Print a network layer by layer: shapes, parameters, multiply-adds, its static twin beside it.
     Summary(commands::summary::Args),
+    /// Time a network on the inference engine, layer by layer if asked.
+    Bench(Box<commands::bench::Args>),
+    /// Run tensors through a network.
+    Infer(Box<commands::infer::Args>),
+    /// List instruction sets and algorithms of the inference engine.
+    Kernels(commands::kernels::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Models(args) => commands::models::run(&args),
         Command::Summary(args) => commands::summary::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+        Command::Infer(args) => commands::infer::run(&args),
+        Command::Kernels(args) => commands::kernels::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,4 +1,7 @@
 //! One file a command: its arguments and what it prints.
 
+pub(crate) mod bench;
+pub(crate) mod infer;
+pub(crate) mod kernels;
 pub(crate) mod models;
 pub(crate) mod summary;
