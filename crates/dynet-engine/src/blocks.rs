@@ -11,8 +11,8 @@ const BLOCK_VALUES: usize = 65536;
 /// Pixels that reading one fixed kernel of a panel is worth: 128 bytes a row at some 16 bytes a cycle, while a row of
 /// the panel is multiplied with one pixel in a cycle.
 const EXPERT_PIXELS: usize = 8;
-/// Fewest pixels of a block: two tiles of registers.
-const LEAST: usize = 28;
+/// Fewest pixels of a block: nearly two tiles of registers.
+const LEAST: usize = 24;
 /// Tiles of one image; a batch is cut into pieces that fit [`MAX_TILES`].
 pub(crate) const IMAGE_TILES: usize = MAX_TILES / MAX_IMAGES;
 /// Images that run through a layer together.
@@ -33,10 +33,14 @@ pub(crate) fn pixel_block(pixels: usize, values: usize, panels: usize, experts: 
     rows.div_ceil(best) * row
 }
 
-/// Channels of a tile: one panel, or as many as keep an image's tiles within bounds.
+/// Channels of a tile: one panel, or as many as keep an image's tiles within bounds. Where all pixels are one block,
+/// some panels where that leaves each thread as many tiles: while one is multiplied the next is read ahead.
 pub(crate) fn channel_block(channels: usize, nr: usize, pixel_blocks: usize) -> usize {
     let most = (IMAGE_TILES / pixel_blocks.max(1)).max(1);
-    channels.div_ceil(nr).div_ceil(most) * nr
+    let panels = channels.div_ceil(nr);
+    let even = |some: &usize| panels.is_multiple_of(*some) && (panels / some).is_multiple_of(THREADS);
+    let some = if pixel_blocks == 1 { [5, 4, 3, 2].into_iter().find(even).unwrap_or(1) } else { 1 };
+    panels.div_ceil(most).max(some) * nr
 }
 
 /// How an output without weights is cut: into bands of pixels.

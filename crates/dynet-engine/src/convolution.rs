@@ -1,13 +1,13 @@
 //! The lowering of convolutions: the algorithm of each layer, its kernels folded and packed.
 
 use dynet_kernels::{Border, Geometry, KernelShape, Panels, Storage, Taps};
-use dynet_net::{Conv2d, NodeId, Op, PaddingMode};
+use dynet_net::{Conv2d, NodeId, Op, PaddingMode, Predictor};
 
 use crate::blocks;
 use crate::error::PlanError;
 use crate::fold::{self, finite, fold, tensor};
 use crate::lower::{Chain, Lowering, Value};
-use crate::step::{ConvStep, DenseStep, Head, Kind, Reading, View};
+use crate::step::{ConvStep, DenseStep, Gate, Head, Kind, Reading, View};
 
 /// Input channels up to which a row of the kernel is one run of memory: images, whose pixels would fill no line.
 const STEM_CHANNELS: usize = 4;
@@ -55,8 +55,10 @@ impl Lowering<'_> {
         };
         let fused = if conv.dynamic.is_some() { experts } else { 0 };
         let pixel_block = blocks::pixel_block(output.pixels(), values, weights.count(), fused, row);
-        let head = self.head(id, conv);
         let panel_major = weights.len_bytes() > 4 * output.pixels() * conv.c_in;
+        let pixel_blocks = output.pixels().div_ceil(pixel_block);
+        let channel_block = blocks::channel_block(conv.c_out, weights.nr(), pixel_blocks);
+        let head = self.head(id, conv, pixel_blocks == 1);
         let step = ConvStep {
             x,
             reading,
@@ -68,6 +70,7 @@ impl Lowering<'_> {
             residual: chain.residual,
             act: chain.act,
             pixel_block,
+            channel_block,
             panel_major,
         };
         let out = self.buffer(output.c, output.pixels());
@@ -146,12 +149,54 @@ impl Lowering<'_> {
         (output, Reading::Window(Geometry { input: [h, w], padding: [0, 0], ..geometry }))
     }
 
-    fn head(&mut self, id: NodeId, conv: &Conv2d) -> Option<Head> {
+    /// The coefficients of a dynamic convolution. `inline`: each of its panels is fused once, so that the thread that
+    /// does it may make the panel's coefficients as well.
+    fn head(&mut self, id: NodeId, conv: &Conv2d, inline: bool) -> Option<Head> {
         let (dynamic, source) = (conv.dynamic?, *self.net.node(id).inputs.get(1)?);
         let Op::Predictor(predictor) = &self.net.node(source).op else { return None };
         let head = predictor.heads.get(dynamic.head)?;
-        let coefs = self.map(source).slice(predictor.head_offset(dynamic.head), head.len());
-        Some(Head { coefs, channels: head.channels })
+        let first = predictor.head_offset(dynamic.head);
+        let Some(Value::Gated { x, layer }) = self.value(source).cloned() else {
+            let coefs = self.map(source).slice(first, head.len());
+            return Some(Head::Map { coefs, channels: head.channels });
+        };
+        let gate = Box::new(self.gate(source, predictor, dynamic.head, x, layer));
+        if inline && head.channels > 1 {
+            return Some(Head::Inline(gate));
+        }
+        let output = self.packed_buffer(gate.len() * gate.weights.len(), 1);
+        self.push(source, Kind::Gate(gate), output, None);
+        match head.channels {
+            1 => Some(Head::Map { coefs: output, channels: 1 }),
+            _ => Some(Head::Blocked(output)),
+        }
+    }
+
+    /// The last layer of a predictor, as far as it belongs to one head, its outputs in the order of panels.
+    fn gate(&self, id: NodeId, predictor: &Predictor, head: usize, x: View, layer: &str) -> Gate {
+        let first = predictor.head_offset(head);
+        let head = predictor.heads[head];
+        let [weight, bias] =
+            ["weight", "bias"].map(|s| tensor(self.net, self.weights, id, &format!("{layer}.{s}")));
+        let width = if head.channels == 1 { 1 } else { self.isa.nr() };
+        let c_in = x.channels;
+        let mut gate =
+            Gate { x, weights: vec![], bias: vec![], activation: predictor.activation, channels: width };
+        for panel in 0..head.channels.div_ceil(width) {
+            let mut rows = vec![0.0; head.experts * width * c_in];
+            let start = gate.bias.len();
+            gate.bias.resize(start + head.experts * width, 0.0);
+            for e in 0..head.experts {
+                for lane in 0..width.min(head.channels - panel * width) {
+                    let (from, to) = (first + e * head.channels + panel * width + lane, e * width + lane);
+                    rows[to * c_in..][..c_in].copy_from_slice(&weight[from * c_in..][..c_in]);
+                    gate.bias[start + to] = bias[from];
+                }
+            }
+            let shape = KernelShape { experts: 1, c_out: head.experts * width, c_in, taps: 1 };
+            gate.weights.push(Panels::pack(self.isa, Storage::F32, shape, &rows));
+        }
+        gate
     }
 
     /// A batch normalisation that no convolution could take: a depthwise 1x1 convolution.
@@ -165,9 +210,11 @@ impl Lowering<'_> {
         let mut geometry = Geometry::same([shape.h, shape.w], 1, 1);
         geometry.padding = [0, 0];
         let pixel_block = blocks::pixel_block(shape.pixels(), shape.c, weights.count(), 0, shape.w);
+        let pixel_blocks = shape.pixels().div_ceil(pixel_block);
         let step = ConvStep {
             x,
             reading: Reading::Window(geometry),
+            channel_block: blocks::channel_block(shape.c, weights.nr(), pixel_blocks),
             weights,
             groups: shape.c,
             head: None,

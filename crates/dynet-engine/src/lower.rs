@@ -22,6 +22,8 @@ pub(crate) enum Value {
     Scaled { of: NodeId, factors: View },
     /// The maps behind one another by channel: a shuffle copies them anyway.
     Parts(Vec<View>),
+    /// A predictor whose last layer, which reads this, belongs to the convolutions that it feeds.
+    Gated { x: View, layer: &'static str },
 }
 
 /// Sums over the pixels of a map, block by block.
@@ -222,7 +224,7 @@ impl<'a> Lowering<'a> {
 
     pub(crate) fn push(&mut self, node: NodeId, kind: Kind, output: View, sums: Option<View>) {
         let name = self.net.node(node).name.clone();
-        self.steps.push(Step { node, name, kind, output, sums });
+        self.steps.push(Step { node, name, kind, output, cost_ns: 0, sums });
     }
 
     /// Room for the sums over blocks of pixels of a node's map, if somebody reads its mean.
@@ -303,8 +305,8 @@ impl<'a> Lowering<'a> {
                 self.set(id, Value::Map(output));
                 output
             }
-            // Nodes stand behind their inputs, so this is never reached for a valid net.
-            None => self.packed_buffer(self.shape(id).c, self.shape(id).pixels()),
+            // Nodes stand behind their inputs, and coefficients feed convolutions alone: never so in a valid net.
+            Some(Value::Gated { .. }) | None => self.packed_buffer(self.shape(id).c, self.shape(id).pixels()),
         }
     }
 
@@ -396,6 +398,10 @@ impl<'a> Lowering<'a> {
             None => ("fc", x),
             Some(hidden) => ("fc2", layer(self, "fc1", x, hidden, Activation::Relu)),
         };
+        if !self.is_tapped(id) {
+            self.set(id, Value::Gated { x, layer: name });
+            return;
+        }
         let sigmoid = predictor.activation == CoefActivation::Sigmoid;
         let act = if sigmoid { Activation::Sigmoid } else { Activation::None };
         let output = layer(self, name, x, predictor.coefficients(), act);

@@ -3,11 +3,11 @@
 use dynet_kernels::{Conv, Grid, Isa, KernelShape, Storage};
 use dynet_net::{Net, NodeId, Op, Shape, Weights};
 
-use crate::blocks::{self, MAX_IMAGES};
+use crate::blocks::MAX_IMAGES;
 use crate::error::PlanError;
 use crate::layout::{Layout, MAX_VALUES};
 use crate::lower::Lowering;
-use crate::step::{ConvStep, Kind, Step, View};
+use crate::step::{ConvStep, Head, Kind, Step, View};
 
 /// How a plan is made.
 #[derive(Clone, Debug)]
@@ -45,7 +45,8 @@ pub struct LayerInfo {
     pub weight_bytes: usize,
     /// Bytes of maps that are read and written for one image.
     pub map_bytes: usize,
-    /// Whether it belongs to a coefficient predictor.
+    /// Whether it belongs to a coefficient predictor or is a pooling. Where a convolution makes its own coefficients
+    /// (its algorithm ends in "fused"), the predictor's last layer is counted with it.
     pub is_predictor: bool,
 }
 
@@ -77,8 +78,11 @@ impl Plan {
         let mut lowering = Lowering::new(net, weights, options);
         let (logits, taps) = lowering.run()?;
         let layout = Layout::new(&lowering.buffers)?;
-        let steps = lowering.steps;
+        let mut steps = lowering.steps;
         let scratch_len = steps.iter().map(scratch_len).max().unwrap_or(0).max(16);
+        for step in &mut steps {
+            step.cost_ns = cost_ns(net, step);
+        }
         Ok(Self { net: net.clone(), options: options.clone(), steps, layout, logits, taps, scratch_len })
     }
 
@@ -106,51 +110,72 @@ impl Plan {
 
     /// Its steps, in the order in which they run.
     pub fn layers(&self) -> Vec<LayerInfo> {
-        self.steps.iter().map(|step| self.info(step)).collect()
+        self.steps.iter().map(|step| info(&self.net, step)).collect()
     }
+}
 
-    fn info(&self, step: &Step) -> LayerInfo {
-        let shape = self.net.node(step.node).shape;
-        let views = step.reads().into_iter().chain([step.output]).chain(step.sums);
-        let (madds, fusion_madds, weight_bytes) = match &step.kind {
-            Kind::Conv(c) => {
-                let weights = (c.weights.k() * c.weights.n()) as u64;
-                let fusion = if c.head.is_some() { c.weights.experts() as u64 * weights } else { 0 };
-                (weights * step.output.pixels as u64, fusion, c.weights.len_bytes())
-            }
-            Kind::Dense(d) => ((d.weights.k() * d.weights.n()) as u64, 0, d.weights.len_bytes()),
-            _ => (0, 0, 0),
-        };
-        LayerInfo {
-            name: step.name.clone(),
-            algorithm: step.algorithm(),
-            output: Shape { c: step.output.channels, ..shape },
-            madds,
-            fusion_madds,
-            weight_bytes,
-            map_bytes: views.map(|v| v.pixels * v.channels * size_of::<f32>()).sum(),
-            is_predictor: matches!(self.net.node(step.node).op, Op::Predictor(_))
-                || matches!(step.kind, Kind::Combine { .. } | Kind::Pool { .. }),
+fn info(net: &Net, step: &Step) -> LayerInfo {
+    let shape = net.node(step.node).shape;
+    let views = step.reads().into_iter().chain([step.output]).chain(step.sums);
+    let (madds, fusion_madds, weight_bytes) = match &step.kind {
+        Kind::Conv(c) => {
+            let weights = (c.weights.k() * c.weights.n()) as u64;
+            let fusion = if c.head.is_some() { c.weights.experts() as u64 * weights } else { 0 };
+            let (madds, bytes) = match &c.head {
+                Some(Head::Inline(gate)) => (gate.madds(), gate.len_bytes()),
+                _ => (0, 0),
+            };
+            (weights * step.output.pixels as u64 + madds, fusion, c.weights.len_bytes() + bytes)
         }
+        Kind::Dense(d) => ((d.weights.k() * d.weights.n()) as u64, 0, d.weights.len_bytes()),
+        Kind::Gate(gate) => (gate.madds(), 0, gate.len_bytes()),
+        _ => (0, 0, 0),
+    };
+    LayerInfo {
+        name: step.name.clone(),
+        algorithm: step.algorithm(),
+        output: Shape { c: step.output.channels, ..shape },
+        madds,
+        fusion_madds,
+        weight_bytes,
+        map_bytes: views.map(|v| v.pixels * v.channels * size_of::<f32>()).sum(),
+        is_predictor: matches!(net.node(step.node).op, Op::Predictor(_))
+            || matches!(step.kind, Kind::Combine { .. } | Kind::Pool { .. }),
     }
+}
+
+/// What a step takes for one image on one core, roughly: 60 multiply-adds and 16 bytes a nanosecond.
+fn cost_ns(net: &Net, step: &Step) -> usize {
+    let info = info(net, step);
+    ((info.madds + info.fusion_madds) / 60) as usize + (info.weight_bytes + info.map_bytes) / 16
 }
 
 /// The tiles of a convolution's output.
 pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
-    let blocks = output.pixels.div_ceil(step.pixel_block);
     Grid {
         images,
         pixels: output.pixels,
         channels: output.channels,
         ld: output.ld,
         pixel_block: step.pixel_block,
-        channel_block: blocks::channel_block(output.channels, step.weights.nr(), blocks),
+        channel_block: step.channel_block,
     }
+}
+
+/// Values of scratch that a convolution's kernel needs, a whole number of cache lines.
+pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
+    Conv::scratch_len(&c.weights).next_multiple_of(16)
 }
 
 fn scratch_len(step: &Step) -> usize {
     match &step.kind {
-        Kind::Conv(c) => Conv::scratch_len(&c.weights),
+        Kind::Conv(c) => {
+            let gate = match &c.head {
+                Some(Head::Inline(gate)) => gate.len() * (c.channel_block / c.weights.nr()),
+                _ => 0,
+            };
+            conv_scratch_len(c) + gate
+        }
         Kind::Dense(d) => Conv::scratch_len(&d.weights),
         _ => 0,
     }

@@ -3,19 +3,24 @@
 use std::ops::Range;
 
 use dynet_kernels::{
-    Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile, conv, copy,
-    grouped, pixelwise,
+    Activation, Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile,
+    conv, copy, grouped, pixelwise,
 };
+
+use dynet_net::CoefActivation;
 
 use crate::arena::{Rest, carve};
 use crate::blocks;
 use crate::layout::Layout;
 use crate::lower::MAX_PARTS;
-use crate::plan::grid;
-use crate::step::{ConvStep, DenseStep, Kind, Reading, Step, View};
+use crate::plan::{conv_scratch_len, grid};
+use crate::step::{ConvStep, DenseStep, Gate, Head, Kind, Reading, Step, View};
 
 /// Parts of a step for each thread: enough that threads finish together.
 const PARTS: usize = 8;
+
+/// Work that is not worth waking another thread for: a fork and a join take one or two microseconds.
+const ALONE_NS: usize = 2500;
 
 /// A run of some images through a plan.
 pub(crate) struct Frame<'a> {
@@ -74,11 +79,17 @@ enum Order {
     Channels,
 }
 
-/// Calls `job(image, pixel block, channel block, thread)` for all tiles.
-fn tiles(pool: &mut Pool, grid: &Grid, order: Order, job: impl Fn(usize, usize, usize, usize) + Sync) {
+/// Calls `job(image, pixel block, channel block, thread)` for all tiles; work of `cost_ns` nanoseconds in all.
+fn tiles(
+    pool: &mut Pool,
+    grid: &Grid,
+    order: Order,
+    cost_ns: usize,
+    job: impl Fn(usize, usize, usize, usize) + Sync,
+) {
     let total = grid.tiles();
     let threads = pool.threads();
-    let parts = if threads == 1 { 1 } else { total.min(threads * PARTS) };
+    let parts = if threads == 1 || cost_ns < ALONE_NS { 1 } else { total.min(threads * PARTS) };
     pool.run(parts, |part, thread| {
         for index in part * total / parts..(part + 1) * total / parts {
             let [image, pixel, channel] = match order {
@@ -99,6 +110,7 @@ impl Frame<'_> {
         match &step.kind {
             Kind::Conv(c) => self.conv(step, c),
             Kind::Dense(d) => self.dense(step, d),
+            Kind::Gate(gate) => self.gate(step, gate),
             Kind::Softmax { heads, temperature } => self.softmax(step, heads, *temperature),
             Kind::Combine { sums, factor } => self.combine(step, *sums, *factor),
             Kind::Pool { x } => self.mean(step, *x),
@@ -119,30 +131,47 @@ impl Frame<'_> {
         });
         let reader = |view: View| Reader::new(&rest, layout, view, images);
         let x = reader(c.x);
-        let coefs = c.head.map(|h| (reader(h.coefs), h.channels));
+        let head = c.head.as_ref().map(|head| match head {
+            Head::Map { coefs, .. } | Head::Blocked(coefs) => reader(*coefs),
+            Head::Inline(gate) => reader(gate.x),
+        });
         let input_scale = c.input_scale.map(reader);
         let residual = c.residual.map(reader);
         let scratch = PerThread::new(self.scratch, self.pool.threads());
+        let scratch_len = conv_scratch_len(c);
         let order = if c.panel_major { Order::Channels } else { Order::Pixels };
-        tiles(self.pool, &grid, order, |image, pixel, channel, thread| {
+        tiles(self.pool, &grid, order, step.cost_ns * images, |image, pixel, channel, thread| {
             let mut tile = shared.take(image, pixel, channel);
             let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
             let mut scratch = scratch.take(thread);
-            let coefs = coefs.as_ref().map(|(reader, channels)| Coefs::new(reader.vector(image), *channels));
+            let (scratch, rest) = scratch.split_at_mut(scratch_len);
+            let coefs = c.head.as_ref().zip(head).map(|(head, reader)| match head {
+                Head::Map { channels, .. } => Coefs::new(reader.vector(image), *channels),
+                Head::Blocked(_) => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
+                Head::Inline(gate) => {
+                    let first = tile.channel0() / c.weights.nr();
+                    let panels = tile.channels().div_ceil(c.weights.nr());
+                    let coefs = &mut rest[..panels * gate.len()];
+                    for (panel, to) in (first..).zip(coefs.chunks_exact_mut(gate.len())) {
+                        coefficients(isa, gate, panel, reader.vector(image), to);
+                    }
+                    Coefs::blocked(coefs, c.weights.nr(), first)
+                }
+            });
             let residual = residual.as_ref().map(|r| r.pixels(image));
             let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
             let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
             let taps = match &c.reading {
                 Reading::Window(geometry) => {
                     let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
-                    return grouped(isa, &c, &mut scratch, &mut tile, sums);
+                    return grouped(isa, &c, scratch, &mut tile, sums);
                 }
                 Reading::Pointwise => None,
                 Reading::Table(taps) => Some(taps),
             };
             let input_scale = input_scale.as_ref().map(|s| s.vector(image));
             let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
-            conv(isa, &c, &mut scratch, &mut tile, sums);
+            conv(isa, &c, scratch, &mut tile, sums);
         });
     }
 
@@ -163,13 +192,27 @@ impl Frame<'_> {
         let reader = |view: View| Reader::new(&rest, layout, view, images);
         let (x, residual) = (reader(d.x), d.residual.map(reader));
         let scratch = PerThread::new(self.scratch, self.pool.threads());
-        tiles(self.pool, &grid, Order::Channels, |_, _, channel, thread| {
+        tiles(self.pool, &grid, Order::Channels, step.cost_ns * images, |_, _, channel, thread| {
             let mut tile = shared.take(0, 0, channel);
             let residual = residual.as_ref().map(Reader::rows);
             let epilogue = Epilogue { bias: Some(&d.bias), residual, act: d.act };
             let (x, weights) = (x.rows(), &d.weights);
             let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
             conv(isa, &c, &mut scratch.take(thread), &mut tile, None);
+        });
+    }
+
+    /// The coefficients of a dynamic convolution, panel by panel, all images over a panel's weights.
+    fn gate(&mut self, step: &Step, gate: &Gate) {
+        let (isa, images, layout) = (self.isa, self.images, self.layout);
+        let ([out, ..], rest) = carve(self.arena, [range(layout, step.output, images), 0..0, 0..0]);
+        let channels = step.output.channels;
+        let grid =
+            Grid { images, pixels: 1, channels, ld: channels, pixel_block: 1, channel_block: gate.len() };
+        let shared = SharedOut::new(out, 0, grid);
+        let x = Reader::new(&rest, layout, gate.x, images);
+        tiles(self.pool, &grid, Order::Channels, step.cost_ns * images, |image, _, panel, _| {
+            coefficients(isa, gate, panel, x.vector(image), shared.take(image, 0, panel).row(0));
         });
     }
 
@@ -203,7 +246,7 @@ impl Frame<'_> {
         let grid = Grid { images, pixels: 1, channels, ld, pixel_block: 1, channel_block };
         let shared = SharedOut::new(out, 0, grid);
         let x = Reader::new(&rest, layout, x, images);
-        tiles(self.pool, &grid, Order::Pixels, |image, _, channel, _| {
+        tiles(self.pool, &grid, Order::Pixels, step.cost_ns * images, |image, _, channel, _| {
             let mut tile = shared.take(image, 0, channel);
             let map = x.pixels(image);
             let map = Pixels::new(&map.data[tile.channel0()..], map.ld);
@@ -227,13 +270,29 @@ impl Frame<'_> {
         });
         let each = self.planes.len() / images;
         let planes = self.planes;
-        tiles(self.pool, &grid, Order::Pixels, |image, pixel, channel, _| {
+        tiles(self.pool, &grid, Order::Pixels, step.cost_ns * images, |image, pixel, channel, _| {
             let mut tile = shared.take(image, pixel, channel);
             let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
             let read = |view: &View| Reader::new(&rest, layout, *view, images);
             let planes = &planes[image * each..][..each];
             band(isa, &step.kind, planes, image, read, &mut tile, sums);
         });
+    }
+}
+
+/// The coefficients of one panel of a dynamic convolution: fully connected, then softmax or sigmoid.
+fn coefficients(isa: Isa, gate: &Gate, panel: usize, x: &[f32], out: &mut [f32]) {
+    let act = match gate.activation {
+        CoefActivation::Softmax { .. } => Activation::None,
+        CoefActivation::Sigmoid => Activation::Sigmoid,
+    };
+    let epilogue = Epilogue { bias: Some(&gate.bias[panel * gate.len()..]), residual: None, act };
+    let (x, weights) = (Pixels::new(x, x.len()), &gate.weights[panel]);
+    let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
+    let len = out.len();
+    conv(isa, &c, &mut [], &mut Tile::whole(out, 1, len, len), None);
+    if let CoefActivation::Softmax { temperature } = gate.activation {
+        pixelwise::softmax(isa, gate.channels, temperature, out);
     }
 }
 
@@ -265,6 +324,11 @@ fn band<'a>(
             }
             copy::shuffle(&some[..parts.len()], *groups, out);
         }
-        Kind::Conv(_) | Kind::Dense(_) | Kind::Softmax { .. } | Kind::Combine { .. } | Kind::Pool { .. } => {}
+        Kind::Conv(_)
+        | Kind::Dense(_)
+        | Kind::Gate(_)
+        | Kind::Softmax { .. }
+        | Kind::Combine { .. }
+        | Kind::Pool { .. } => {}
     }
 }

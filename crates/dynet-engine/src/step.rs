@@ -1,7 +1,7 @@
 //! What a plan consists of: steps, and views of the memory that they share.
 
 use dynet_kernels::{Activation, Border, Geometry, Panels, Taps};
-use dynet_net::NodeId;
+use dynet_net::{CoefActivation, NodeId};
 
 /// A map of every image of a batch within one buffer `[images][pixels][ld]`, or a run of its channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +22,47 @@ impl View {
     }
 }
 
-/// Coefficients of a dynamic convolution within the map that its predictor writes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Head {
-    pub(crate) coefs: View,
-    /// Output channels, or 1 where all of them share the coefficients.
+/// Makes the coefficients of one dynamic convolution: the last layer of its predictor, panel by panel.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// The mean over the pixels, or the hidden layer.
+    pub(crate) x: View,
+    /// For each panel of the convolution the rows `[experts][nr]`; one piece `[experts]` where all output channels
+    /// share the coefficients.
+    pub(crate) weights: Vec<Panels>,
+    /// `[panels][experts][nr]`.
+    pub(crate) bias: Vec<f32>,
+    pub(crate) activation: CoefActivation,
+    /// Channels that softmax treats apart: `nr` or 1.
     pub(crate) channels: usize,
+}
+
+impl Gate {
+    /// Coefficients of a panel.
+    pub(crate) fn len(&self) -> usize {
+        self.weights.first().map_or(0, Panels::n)
+    }
+
+    /// Bytes of its weights.
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.weights.iter().map(Panels::len_bytes).sum()
+    }
+
+    /// Multiply-adds.
+    pub(crate) fn madds(&self) -> u64 {
+        self.weights.iter().map(|w| (w.k() * w.n()) as u64).sum()
+    }
+}
+
+/// Where the coefficients of a dynamic convolution come from.
+#[derive(Debug)]
+pub(crate) enum Head {
+    /// From a predictor that is read as a whole: `[experts][channels]` within its map.
+    Map { coefs: View, channels: usize },
+    /// From a step before, panel by panel.
+    Blocked(View),
+    /// Made by each thread for the panels that it fuses.
+    Inline(Box<Gate>),
 }
 
 /// How a convolution reads its input.
@@ -55,6 +90,8 @@ pub(crate) struct ConvStep {
     pub(crate) act: Activation,
     /// Pixels of a tile, the same for every batch and number of threads: sums of a tile depend on it.
     pub(crate) pixel_block: usize,
+    /// Output channels of a tile: whole panels.
+    pub(crate) channel_block: usize,
     /// Whether all images are run over a panel before the next panel is looked at.
     pub(crate) panel_major: bool,
 }
@@ -76,6 +113,8 @@ pub(crate) enum Kind {
     Image(Geometry),
     Conv(Box<ConvStep>),
     Dense(Box<DenseStep>),
+    /// The coefficients of a dynamic convolution.
+    Gate(Box<Gate>),
     /// Copies a map into a bordered one.
     Border {
         x: View,
@@ -132,6 +171,8 @@ pub(crate) struct Step {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) output: View,
+    /// What one image takes on one core, roughly.
+    pub(crate) cost_ns: usize,
     /// Receives the sums over the pixels of each block of pixels, `[blocks][channels]`.
     pub(crate) sums: Option<View>,
 }
@@ -142,10 +183,15 @@ impl Step {
         match &self.kind {
             Kind::Image(_) => vec![],
             Kind::Conv(c) => {
-                let rest = [c.head.map(|h| h.coefs), c.input_scale, c.residual];
+                let coefs = c.head.as_ref().map(|head| match head {
+                    Head::Map { coefs, .. } | Head::Blocked(coefs) => *coefs,
+                    Head::Inline(gate) => gate.x,
+                });
+                let rest = [coefs, c.input_scale, c.residual];
                 std::iter::once(c.x).chain(rest.into_iter().flatten()).collect()
             }
             Kind::Dense(d) => std::iter::once(d.x).chain(d.residual).collect(),
+            Kind::Gate(gate) => vec![gate.x],
             Kind::Border { x, .. }
             | Kind::Pool { x }
             | Kind::MaxPool { x, .. }
@@ -171,7 +217,7 @@ impl Step {
                 (Reading::Window(_), false) => "sliding window",
                 (Reading::Window(_), true) => "window fused",
             },
-            Kind::Dense(_) => "matrix-vector",
+            Kind::Dense(_) | Kind::Gate(_) => "matrix-vector",
             Kind::Border { .. } => "border",
             Kind::Softmax { .. } => "softmax",
             Kind::Combine { .. } => "pool (sums)",

@@ -14,7 +14,12 @@ pub fn image(planes: &[f32], g: &Geometry, out: &mut Tile<'_>) {
     let [height, width] = [h + 2 * g.padding[0], w + 2 * g.padding[1]];
     assert_eq!(planes.len(), h * w * (out.channel0() + out.channels()), "image of {h} x {w} pixels");
     assert!(out.pixel0() + out.pixels() <= height * width, "{out:?} of {height} x {width} pixels");
-    let c0 = out.channel0();
+    let (c0, p0, channels) = (out.channel0(), out.pixel0(), out.channels());
+    if let Some(out) = out.contiguous()
+        && c0 == 0
+    {
+        return image_rows(planes, g, p0, channels, out);
+    }
     for i in 0..out.pixels() {
         let p = out.pixel0() + i;
         let [y, x] = [(p / width).wrapping_sub(g.padding[0]), (p % width).wrapping_sub(g.padding[1])];
@@ -22,6 +27,50 @@ pub fn image(planes: &[f32], g: &Geometry, out: &mut Tile<'_>) {
         for (c, to) in out.row(i).iter_mut().enumerate() {
             *to = if inside { planes[(c0 + c) * h * w + y * w + x] } else { 0.0 };
         }
+    }
+}
+
+/// [`image`] into pixels without gaps, from pixel `p0` on: row by row, each plane's part of it in turn.
+fn image_rows(planes: &[f32], g: &Geometry, p0: usize, channels: usize, mut out: &mut [f32]) {
+    let [h, w] = g.input;
+    let width = w + 2 * g.padding[1];
+    let mut p = p0;
+    while !out.is_empty() {
+        let (y, x) = (p / width, p % width);
+        let run = (width - x).min(out.len() / channels);
+        let (row, rest) = out.split_at_mut(run * channels);
+        (out, p) = (rest, p + run);
+        let y = y.wrapping_sub(g.padding[0]);
+        if y >= h {
+            row.fill(0.0);
+            continue;
+        }
+        // Columns of the row that lie inside the image.
+        let first = g.padding[1].clamp(x, x + run);
+        let end = (g.padding[1] + w).clamp(x, x + run);
+        row[..(first - x) * channels].fill(0.0);
+        row[(end - x) * channels..].fill(0.0);
+        if first == end {
+            continue;
+        }
+        let inside = &mut row[(first - x) * channels..(end - x) * channels];
+        let plane = |c: usize| &planes[(c * h + y) * w + first - g.padding[1]..][..end - first];
+        match channels {
+            1 => inside.copy_from_slice(plane(0)),
+            3 => interleave([plane(0), plane(1), plane(2)], inside),
+            _ => {
+                for c in 0..channels {
+                    inside[c..].iter_mut().step_by(channels).zip(plane(c)).for_each(|(to, v)| *to = *v);
+                }
+            }
+        }
+    }
+}
+
+/// Value `i` of each row in turn.
+fn interleave<const N: usize>(rows: [&[f32]; N], out: &mut [f32]) {
+    for (i, to) in out.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+        *to = rows.map(|row| row[i]);
     }
 }
 
@@ -75,13 +124,23 @@ pub fn shuffle(parts: &[(Pixels<'_>, usize)], groups: usize, out: &mut Tile<'_>)
     let each = c / groups;
     for i in 0..out.pixels() {
         let to = out.row(i);
+        if let ([(a, _), (b, n)], 2) = (parts, groups)
+            && *n == each
+        {
+            interleave([&a.data[(p0 + i) * a.ld..][..each], &b.data[(p0 + i) * b.ld..][..each]], to);
+            continue;
+        }
         let mut from = 0;
         for (x, channels) in parts {
-            let row = &x.data[(p0 + i) * x.ld..][..*channels];
-            for (k, value) in row.iter().enumerate() {
-                to[(from + k) % each * groups + (from + k) / each] = *value;
+            let mut row = &x.data[(p0 + i) * x.ld..][..*channels];
+            // What this part holds of one group after the other.
+            while !row.is_empty() {
+                let (group, first) = (from / each, from % each);
+                let (of_group, rest) = row.split_at(row.len().min(each - first));
+                let to = to[first * groups + group..].iter_mut().step_by(groups);
+                to.zip(of_group).for_each(|(to, v)| *to = *v);
+                (from, row) = (from + of_group.len(), rest);
             }
-            from += channels;
         }
     }
 }

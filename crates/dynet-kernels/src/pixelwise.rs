@@ -1,7 +1,7 @@
 //! Element-wise operations, pooling, and what turns a predictor's outputs into coefficients.
 
 use crate::activation::Activation;
-use crate::generic::pixelwise::{MaxWindow, Operation, Pixelwise, Softmax};
+use crate::generic::pixelwise::{MaxWindows, Operation, Pixelwise, Softmax};
 use crate::geometry::Geometry;
 use crate::isa::Isa;
 use crate::shared::Tile;
@@ -104,17 +104,7 @@ pub fn max_pool(isa: Isa, x: Pixels<'_>, g: &Geometry, out: &mut Tile<'_>) {
     let [height, width] = g.output();
     assert!(out.pixel0() + out.pixels() <= height * width, "{out:?} of {height} x {width} pixels");
     assert_eq!(g.dilation, [1, 1], "max pooling has no dilation");
-    for i in 0..out.pixels() {
-        let p = out.pixel0() + i;
-        let window = [p / width, p % width];
-        let window = std::array::from_fn(|d| {
-            let first = g.at(d, window[d], 0);
-            let end = (first + g.kernel[d] as isize).clamp(0, g.input[d] as isize);
-            first.clamp(0, end) as usize..end as usize
-        });
-        let channel0 = out.channel0();
-        isa.run(MaxWindow { x, channel0, window, width: g.input[1], out: out.row(i) });
-    }
+    isa.run(MaxWindows { x, geometry: g, out });
 }
 
 /// Softmax over the experts of each channel, of the values divided by `temperature`, in place: `[experts][channels]`.

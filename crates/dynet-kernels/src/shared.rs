@@ -197,6 +197,15 @@ impl<'a> Tile<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.ld), self.channels) }
     }
 
+    /// All of its values as one slice, if no gap lies between its pixels.
+    pub fn contiguous(&mut self) -> Option<&mut [f32]> {
+        if self.ld != self.channels {
+            return None;
+        }
+        // SAFETY: pixels of `channels` values behind one another, borrowed as long as `self` is.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.data, self.pixels * self.channels) })
+    }
+
     /// First pixel, counted within the image.
     pub fn pixel0(&self) -> usize {
         self.pixel0

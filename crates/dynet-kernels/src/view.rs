@@ -36,6 +36,8 @@ impl<'a> Pixels<'a> {
 pub struct Coefs<'a> {
     data: &'a [f32],
     channels: usize,
+    /// First panel of coefficients that lie panel by panel.
+    blocked: Option<usize>,
 }
 
 impl<'a> Coefs<'a> {
@@ -46,7 +48,20 @@ impl<'a> Coefs<'a> {
     pub fn new(data: &'a [f32], channels: usize) -> Self {
         let whole = channels > 0 && data.len().is_multiple_of(channels);
         assert!(whole, "{} coefficients are no multiple of {channels} channels", data.len());
-        Self { data, channels }
+        Self { data, channels, blocked: None }
+    }
+
+    /// Coefficients as panels of `nr` channels need them, `[panels][experts][nr]`, from panel `first` of the weights on.
+    ///
+    /// # Panics
+    /// If `data` is no multiple of `nr`.
+    pub fn blocked(data: &'a [f32], nr: usize, first: usize) -> Self {
+        Self { blocked: Some(first), ..Self::new(data, nr) }
+    }
+
+    /// First panel of coefficients that lie panel by panel; `None` for `[experts][channels]`.
+    pub(crate) fn first_panel(&self) -> Option<usize> {
+        self.blocked
     }
 
     /// All of them.
@@ -62,6 +77,11 @@ impl<'a> Coefs<'a> {
     /// # Panics
     /// If they are not those of `experts` fixed kernels of `n` channels.
     pub(crate) fn check(&self, experts: usize, n: usize) {
+        if self.blocked.is_some() {
+            let whole = self.data.len().is_multiple_of(experts * self.channels);
+            assert!(whole, "{} coefficients are no panels of {experts} x {}", self.data.len(), self.channels);
+            return;
+        }
         let expected = experts * self.channels;
         assert!(
             self.data.len() == expected && (self.channels == n || self.channels == 1),

@@ -108,6 +108,12 @@ impl FusePanel<'_> {
                 };
                 let coef = match self.coefs {
                     None => v.splat(1.0),
+                    Some(c) if c.first_panel().is_some() => {
+                        let before = self.panel - c.first_panel().unwrap_or(0);
+                        let at = (before * self.panels.experts() + first + e) * 2 * V::LANES + j * V::LANES;
+                        // SAFETY: the slice is a register long.
+                        unsafe { v.load(c.data()[at..][..V::LANES].as_ptr()) }
+                    }
                     Some(c) if c.channels() == 1 => v.splat(c.data()[first + e]),
                     Some(c) => some(c.data()),
                 };

@@ -1,6 +1,7 @@
 //! Work on one pixel after the other, channels in lanes: what the product leaves over.
 
 use crate::activation::Activation;
+use crate::geometry::Geometry;
 use crate::shared::Tile;
 use crate::vector::{Job, Vector};
 use crate::view::Pixels;
@@ -105,37 +106,47 @@ impl Job for Pixelwise<'_, '_> {
     }
 }
 
-/// The greatest value of each channel over the pixels of a window.
-pub(crate) struct MaxWindow<'a> {
+/// The greatest value of each channel over windows, one for each pixel of a tile.
+pub(crate) struct MaxWindows<'a, 't> {
     pub(crate) x: Pixels<'a>,
-    /// First channel.
-    pub(crate) channel0: usize,
-    /// `[rows, columns]` of the window that lie inside the image, and the image's width.
-    pub(crate) window: [std::ops::Range<usize>; 2],
-    pub(crate) width: usize,
-    pub(crate) out: &'a mut [f32],
+    pub(crate) geometry: &'a Geometry,
+    pub(crate) out: &'a mut Tile<'t>,
 }
 
-impl Job for MaxWindow<'_> {
+impl Job for MaxWindows<'_, '_> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let n = self.out.len();
-        let mut c = 0;
-        while c < n {
-            let lanes = (n - c).min(V::LANES);
-            let mut best = v.splat(f32::NEG_INFINITY);
-            for y in self.window[0].clone() {
-                for x in self.window[1].clone() {
-                    let at = &self.x.data[(y * self.width + x) * self.x.ld + self.channel0 + c..][..lanes];
-                    // SAFETY: `at` has `lanes` values. Second argument: a value that is not a number wins.
-                    best = v.max(best, unsafe { v.load_some(at.as_ptr(), lanes) });
+        let (g, ld, channel0) = (self.geometry, self.x.ld, self.out.channel0());
+        let width = g.output()[1];
+        for i in 0..self.out.pixels() {
+            let p = self.out.pixel0() + i;
+            let window = [p / width, p % width];
+            let [rows, columns] = std::array::from_fn(|d| {
+                let first = g.at(d, window[d], 0);
+                let end = (first + g.kernel[d] as isize).clamp(0, g.input[d] as isize);
+                first.clamp(0, end) as usize..end as usize
+            });
+            let out = self.out.row(i);
+            let n = out.len();
+            let mut c = 0;
+            while c < n {
+                let lanes = (n - c).min(V::LANES);
+                let mut best = v.splat(f32::NEG_INFINITY);
+                for y in rows.clone().filter(|_| !columns.is_empty()) {
+                    let first = (y * g.input[1] + columns.start) * ld + channel0 + c;
+                    let row = &self.x.data[first..first + (columns.len() - 1) * ld + lanes];
+                    for x in 0..columns.len() {
+                        // SAFETY: `row` ends `lanes` values behind its last pixel. Second argument: a value that is
+                        // not a number wins.
+                        best = v.max(best, unsafe { v.load_some(row.as_ptr().add(x * ld), lanes) });
+                    }
                 }
+                // SAFETY: `c + lanes <= n`.
+                unsafe { v.store_some(out.as_mut_ptr().add(c), best, lanes) };
+                c += lanes;
             }
-            // SAFETY: `c + lanes <= n`.
-            unsafe { v.store_some(self.out.as_mut_ptr().add(c), best, lanes) };
-            c += lanes;
         }
     }
 }
