@@ -1,0 +1,85 @@
+//! What can go wrong in an analysis.
+
+use std::path::PathBuf;
+
+use dynet_net::WeightsError;
+
+/// Why an analysis stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AnalysisError {
+    /// A setting out of range.
+    #[error("{name}: expected {expected}, got {got}")]
+    Option {
+        /// Name of the setting.
+        name: &'static str,
+        /// What would be accepted.
+        expected: String,
+        /// What was found.
+        got: String,
+    },
+    /// A model without anything to analyse.
+    #[error("{model}: expected at least one convolution, got none")]
+    NoConvolution {
+        /// Name of the model.
+        model: String,
+    },
+    /// The weights do not fit the net.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A feature map of another size than the net says.
+    #[error("{layer}: expected {expected} values for {images} images, got {got}")]
+    MapSize {
+        /// The node.
+        layer: String,
+        /// Images of the batch.
+        images: usize,
+        /// Values that the net's shape asks for.
+        expected: usize,
+        /// Values that came.
+        got: usize,
+    },
+    /// A feature map that overflowed.
+    #[error("{layer}: expected finite feature maps, got values that are not")]
+    NotFinite {
+        /// The node.
+        layer: String,
+    },
+    /// No image was read.
+    #[error("{model}: expected images to run, got none")]
+    NoImages {
+        /// Name of the model.
+        model: String,
+    },
+    /// The engine refused.
+    #[error("{model}: {problem}")]
+    Engine {
+        /// Name of the model.
+        model: String,
+        /// What it said.
+        problem: String,
+    },
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A picture that could not be encoded.
+    #[error("figure {name}: {problem}")]
+    Figure {
+        /// Name of the figure.
+        name: String,
+        /// What the encoder said.
+        problem: String,
+    },
+    /// A run folder that cannot be compared.
+    #[error("{path}: {problem}")]
+    Run {
+        /// The folder or a file in it.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
+}
