@@ -11,40 +11,21 @@ use crate::gram::Gram;
 use crate::kernels::{ExpertStats, expert_cosine, kernel_cosine, mean_kernels};
 use crate::layers::{Layer, MapKind, describe, layers};
 
-/// Order of the values of a feature map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// `[n][c][h][w]`.
-    ChannelsFirst,
-    /// `[n][h][w][c]`.
-    ChannelsLast,
-}
-
-/// The output of one node for a batch of images.
-#[derive(Clone, Copy, Debug)]
-pub struct Map<'a> {
-    /// The values.
-    pub data: &'a [f32],
-    /// Their order.
-    pub layout: Layout,
-}
-
-/// Correlation of the channels of one feature map of `n` images, over images and positions.
+/// Correlation of the channels of one layer's feature maps of `n` images, over images and positions.
+///
+/// # Shapes
+/// `maps [n][c][h][w]`.
 ///
 /// # Panics
 /// If the map does not have the values of `n` images of this shape.
-pub fn channel_correlation(map: Map<'_>, n: usize, shape: Shape, bands: &Bands) -> Correlation {
-    assert_eq!(map.data.len(), n * shape.len(), "values of {n} images of {shape}");
-    let (view, pixels) = (View::new(map, shape), shape.pixels());
+pub fn channel_correlation(maps: &[f32], n: usize, shape: Shape, bands: &Bands) -> Correlation {
+    assert_eq!(maps.len(), n * shape.len(), "values of {n} images of {shape}");
+    let pixels = shape.pixels();
     let mut gram = Gram::new(shape.c, true);
-    gram.add(n * pixels, |row, channel| view.at(row / pixels, channel, row % pixels));
+    for map in maps.chunks_exact(shape.len()) {
+        gram.add(pixels, |row, channel| map[channel * pixels + row]);
+    }
     Correlation::pearson(&gram.finish(), bands)
-}
-
-/// Outputs of the nodes that [`Collector::nodes`] asks for, of one batch.
-pub trait Taps {
-    /// The output of a node.
-    fn map(&self, node: NodeId) -> Map<'_>;
 }
 
 /// What is computed, and how exactly.
@@ -130,14 +111,11 @@ struct LayerState {
     picture: Vec<f32>,
 }
 
-/// Takes in one batch after another; [`Collector::finish`] gives the analysis.
+/// Takes in feature maps and coefficients image by image; [`Collector::finish`] gives the analysis.
 pub struct Collector {
     net: Net,
     options: Options,
     states: Vec<LayerState>,
-    images: usize,
-    /// Classes of the images whose coefficients are kept.
-    classes: Vec<usize>,
 }
 
 impl Collector {
@@ -165,7 +143,7 @@ impl Collector {
         if states.is_empty() {
             return Err(AnalysisError::NoConvolution { model: net.name().into() });
         }
-        Ok(Self { net: net.clone(), options: options.clone(), states, images: 0, classes: Vec::new() })
+        Ok(Self { net: net.clone(), options: options.clone(), states })
     }
 
     /// The nodes whose outputs are read, each once, in the order in which they run.
@@ -178,106 +156,67 @@ impl Collector {
         nodes
     }
 
-    /// Images taken in so far.
-    pub fn images(&self) -> usize {
-        self.images
-    }
-
-    /// Takes in one batch; `classes` has one for each image.
+    /// Takes in the output of one of [`Collector::nodes`] for image `image`, counted over all batches. Images come in
+    /// their order.
+    ///
+    /// # Shapes
+    /// `values [c][h][w]`, or the coefficients of a predictor, head behind head, each `[experts][channels]`.
     ///
     /// # Errors
     /// An output of another size than the net says.
-    pub fn add(&mut self, taps: &dyn Taps, classes: &[usize]) -> Result<(), AnalysisError> {
-        let n = classes.len();
-        for node in self.nodes() {
-            let (expected, got) = (n * self.net.node(node).shape.len(), taps.map(node).data.len());
-            if expected != got {
-                let layer = self.net.node(node).name.clone();
-                return Err(AnalysisError::MapSize { layer, images: n, expected, got });
-            }
+    pub fn look(&mut self, image: usize, node: NodeId, values: &[f32]) -> Result<(), AnalysisError> {
+        let (expected, got) = (self.net.node(node).shape.len(), values.len());
+        if expected != got {
+            let layer = self.net.node(node).name.clone();
+            return Err(AnalysisError::MapSize { layer, expected, got });
         }
-        let (first, options, net) = (self.images, &self.options, &self.net);
         for (number, state) in self.states.iter_mut().enumerate() {
-            let view = View::new(taps.map(state.layer.map), state.layer.shape);
-            state.add_map(&view, n, first, number, options);
-            if let Some(source) = state.layer.coefficients {
-                let width = net.node(source.predictor).shape.c;
-                let data = taps.map(source.predictor).data;
-                let len = source.experts * source.channels;
-                let kept = options.coefficient_images.saturating_sub(first).min(n);
-                if let Some(rows) = &mut state.coefficients {
-                    let own = data.chunks_exact(width).map(|row| &row[source.offset..source.offset + len]);
-                    own.take(kept).for_each(|row| rows.rows.extend_from_slice(row));
-                }
+            if state.layer.map == node {
+                state.add_map(values, image, number, &self.options);
+            }
+            if let (Some(source), Some(rows)) = (state.layer.coefficients, &mut state.coefficients)
+                && source.predictor == node
+                && image < self.options.coefficient_images
+            {
+                rows.rows.extend_from_slice(&values[source.offset..][..source.experts * source.channels]);
             }
         }
-        let kept = options.coefficient_images.saturating_sub(first).min(n);
-        self.classes.extend_from_slice(&classes[..kept]);
-        self.images += n;
         Ok(())
     }
 
-    /// The analysis of all layers.
+    /// The analysis of all layers, given the class of each image.
     ///
     /// # Errors
     /// Weights that do not fit the net, no image, or feature maps that are not finite.
-    pub fn finish(self, weights: &Weights) -> Result<Vec<LayerAnalysis>, AnalysisError> {
-        let Self { net, options, states, images, classes } = self;
+    pub fn finish(self, weights: &Weights, classes: &[usize]) -> Result<Vec<LayerAnalysis>, AnalysisError> {
+        let Self { net, options, states } = self;
         weights.check(&net)?;
-        if images == 0 {
+        if classes.is_empty() || states.iter().any(|s| s.gram.rows() == 0) {
             return Err(AnalysisError::NoImages { model: net.name().into() });
         }
-        // One after the other where the products are parallel, all at once where the eigenvalues are the work.
-        let analyse = |state: LayerState| state.finish(&options, weights, &classes);
+        let analyse = |state: LayerState| state.finish(&options, weights, classes);
         states.into_par_iter().map(analyse).collect()
     }
 }
 
-/// Reads single values of a batch.
-struct View<'a> {
-    data: &'a [f32],
-    image: usize,
-    channel: usize,
-    pixel: usize,
-}
-
-impl<'a> View<'a> {
-    fn new(map: Map<'a>, shape: Shape) -> Self {
-        let (channel, pixel) = match map.layout {
-            Layout::ChannelsFirst => (shape.pixels(), 1),
-            Layout::ChannelsLast => (1, shape.c),
-        };
-        Self { data: map.data, image: shape.len(), channel, pixel }
-    }
-
-    fn at(&self, image: usize, channel: usize, pixel: usize) -> f32 {
-        self.data[image * self.image + channel * self.channel + pixel * self.pixel]
-    }
-}
-
 impl LayerState {
-    fn add_map(&mut self, view: &View<'_>, n: usize, first: usize, number: usize, options: &Options) {
-        let Shape { c, .. } = self.layer.shape;
+    fn add_map(&mut self, map: &[f32], image: usize, number: usize, options: &Options) {
         let pixels = self.layer.shape.pixels();
         let sampled = options.positions.min(pixels);
         if sampled == pixels {
-            self.gram.add(n * pixels, |row, channel| view.at(row / pixels, channel, row % pixels));
+            self.gram.add(pixels, |row, channel| map[channel * pixels + row]);
         } else {
-            for image in 0..n {
-                let key = [options.seed, number as u64, (first + image) as u64];
-                let positions: Vec<usize> =
-                    (0..sampled).map(|i| drawn_position(key, i, sampled, pixels)).collect();
-                self.gram.add(sampled, |row, channel| view.at(image, channel, positions[row]));
-            }
+            let key = [options.seed, number as u64, image as u64];
+            let draw = |i| drawn_position(key, i, sampled, pixels);
+            let positions: Vec<usize> = (0..sampled).map(draw).collect();
+            self.gram.add(sampled, |row, channel| map[channel * pixels + positions[row]]);
         }
-        for image in 0..options.cka_images.saturating_sub(first).min(n) {
-            for channel in 0..c {
-                let sum: f64 = (0..pixels).map(|p| f64::from(view.at(image, channel, p))).sum();
-                self.pooled.push((sum / pixels as f64) as f32);
-            }
+        if image < options.cka_images {
+            let mean = |channel: &[f32]| channel.iter().map(|v| f64::from(*v)).sum::<f64>() / pixels as f64;
+            self.pooled.extend(map.chunks_exact(pixels).map(|channel| mean(channel) as f32));
         }
-        if let Some(image) = options.picture.and_then(|p| p.checked_sub(first)).filter(|i| *i < n) {
-            self.picture = (0..c * pixels).map(|at| view.at(image, at / pixels, at % pixels)).collect();
+        if options.picture == Some(image) {
+            self.picture = map.to_vec();
         }
     }
 

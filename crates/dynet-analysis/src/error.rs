@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use dynet_data::DataError;
+use dynet_engine::{PlanError, RunError};
 use dynet_net::WeightsError;
 
 /// Why an analysis stopped.
@@ -27,12 +29,10 @@ pub enum AnalysisError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A feature map of another size than the net says.
-    #[error("{layer}: expected {expected} values for {images} images, got {got}")]
+    #[error("{layer}: expected {expected} values, got {got}")]
     MapSize {
         /// The node.
         layer: String,
-        /// Images of the batch.
-        images: usize,
         /// Values that the net's shape asks for.
         expected: usize,
         /// Values that came.
@@ -50,14 +50,15 @@ pub enum AnalysisError {
         /// Name of the model.
         model: String,
     },
-    /// The engine refused.
-    #[error("{model}: {problem}")]
-    Engine {
-        /// Name of the model.
-        model: String,
-        /// What it said.
-        problem: String,
-    },
+    /// The engine cannot run the model.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The engine cannot run the images.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// An image cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The system refused.
     #[error("{path}: {source}")]
     Io {
@@ -76,7 +77,7 @@ pub enum AnalysisError {
     },
     /// A run folder that cannot be compared.
     #[error("{path}: {problem}")]
-    Run {
+    RunFolder {
         /// The folder or a file in it.
         path: PathBuf,
         /// What was expected and what was found.

@@ -8,8 +8,9 @@ const BLOCK: usize = 128;
 /// Columns of a panel. A tile is 4 x 8 sums in 8 registers of four, one pass over two panels.
 const LANES: usize = 8;
 const HALF: usize = LANES / 2;
-/// Blocks that wait for each other before they are multiplied, so that threads have something to share.
-const MAX_WAITING: usize = 64;
+/// Values that wait before they are multiplied, so that threads have something to share: 2 MB a layer, which 50 layers at
+/// once can afford.
+const MAX_WAITING: usize = 1 << 19;
 
 /// Sums `x_i x_j` and `x_i` over rows, about a shift that the first row gives.
 ///
@@ -64,7 +65,7 @@ impl Gram {
         let block_len = self.panels * BLOCK * LANES;
         for row in 0..count {
             if self.filled == BLOCK {
-                if self.waiting.len() >= MAX_WAITING * block_len {
+                if self.waiting.len() + block_len > MAX_WAITING.max(block_len) {
                     self.multiply();
                 }
                 self.waiting.resize(self.waiting.len() + block_len, 0.0);

@@ -1,14 +1,15 @@
 //! Analysis of the redundancy of trained networks: correlation of feature maps and kernels, coefficients of dynamic
 //! layers, and the report that shows both.
 //!
-//! A [`Collector`] takes in feature maps batch by batch, from whatever runs the net ([`Taps`]), and gives a
-//! [`LayerAnalysis`] for each convolution.
+//! [`analyze`] runs a model over images and gives a [`ModelAnalysis`]; a [`Report`] of one or several of them writes the
+//! page and the files beside it. A [`Collector`] does the same for feature maps from elsewhere.
 #![forbid(unsafe_code)]
 
 mod cka;
 mod cluster;
 mod coefficients;
 mod collect;
+mod compare;
 mod correlation;
 mod eigen;
 mod error;
@@ -20,13 +21,16 @@ mod layers;
 mod page;
 mod pca;
 mod report;
+mod run;
 
 pub use cka::{Cka, FeatureGram};
 pub use coefficients::{COEF_BINS, COLLAPSED, CoefStats, Collapse, MapPoint};
-pub use collect::{AlikePair, Collector, LayerAnalysis, Layout, Map, Options, Taps, channel_correlation};
+pub use collect::{AlikePair, Collector, LayerAnalysis, Options, channel_correlation};
+pub use compare::{ComparedRun, Comparison};
 pub use correlation::{BINS, Bands, Correlation, NEAR_ZERO, PairStats};
 pub use error::AnalysisError;
 pub use files::Written;
 pub use kernels::{ExpertStats, kernel_cosine};
 pub use layers::MapKind;
 pub use report::{CkaMatrix, ModelAnalysis, Report, Totals};
+pub use run::{Subject, analyze};

@@ -3,17 +3,19 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
-use common::{MadeUp, analysis, layers, model};
-use dynet_analysis::{Collapse, Collector, Options, Report, Written};
-use dynet_net::Weights;
+use common::{analysis, layers, model, noise, output};
+use dynet_analysis::{Collapse, Collector, ModelAnalysis, Options, Report, Subject, Written, analyze};
+use dynet_data::{BatchOptions, Dataset, Image};
+use dynet_net::{Channels, Model, Weights};
 
 #[test]
 fn planted_channels_and_a_collapsed_predictor_are_found() {
     let model = model(true);
-    let all = layers(&model, &Options::default(), 20, 5, 0.0);
+    let all = layers(&model, &Options::default(), 20, 0.0);
     assert_eq!(all.len(), 20);
     for l in &all {
         let n = l.shape.c;
@@ -32,26 +34,73 @@ fn planted_channels_and_a_collapsed_predictor_are_found() {
     assert!(all[2].expert_cosine.as_ref().unwrap().mean_abs < 0.5, "experts are drawn apart");
 }
 
+/// A small set of images, one class in turn after the other.
+fn images(count: usize) -> Arc<Dataset> {
+    let image = |i: usize| {
+        let pixel = |p: usize| (255.0 * (0.5 + noise([p / 3, i % 10, i]))) as u8;
+        let pixels = (0..28 * 28).map(pixel).collect();
+        (Image { width: 28, height: 28, channels: Channels::Gray, pixels }, i % 10)
+    };
+    Arc::new(Dataset::from_images((0..count).map(image), "made up").unwrap())
+}
+
+fn run(model: &Model, batch: usize, count: usize) -> ModelAnalysis {
+    let batches = dynet_data::batches(
+        &images(count),
+        &BatchOptions {
+            batch,
+            epoch: 0,
+            seed: 0,
+            shuffle: false,
+            drop_last: false,
+            start: 0,
+            augment: None,
+            preprocessing: model.preprocessing.clone(),
+            workers: 0,
+            ahead: 1,
+            skip_bad: false,
+        },
+    );
+    let subject = Subject { label: "net", origin: "made up", model };
+    analyze(subject, batches, 23, 2, &Options::default(), |_| {}).unwrap()
+}
+
 #[test]
 fn the_split_into_batches_does_not_matter() {
-    let model = model(true);
-    let options = Options { positions: 100, ..Default::default() };
-    let whole = layers(&model, &options, 12, 12, 0.4);
-    for batch in [1, 5] {
-        for (a, b) in layers(&model, &options, 12, batch, 0.4).iter().zip(&whole) {
-            let pairs = a.maps.r.iter().zip(&b.maps.r);
-            let most = pairs.map(|(x, y)| (x - y).abs()).filter(|d| d.is_finite()).fold(0.0, f32::max);
-            assert!(most < 1e-6, "{} in batches of {batch}: {most}", a.name);
-            assert_eq!((a.maps.stats.pairs, &a.coefficients), (b.maps.stats.pairs, &b.coefficients));
+    for dynamic in [false, true] {
+        let model = model(dynamic);
+        let whole = run(&model, 23, 30);
+        assert_eq!(whole.images, 23);
+        for batch in [1, 4] {
+            for (a, b) in run(&model, batch, 30).layers.iter().zip(&whole.layers) {
+                let pairs = a.maps.r.iter().zip(&b.maps.r);
+                let most = pairs.map(|(x, y)| (x - y).abs()).filter(|d| d.is_finite()).fold(0.0, f32::max);
+                assert!(most < 1e-6, "{} in batches of {batch}: {most}", a.name);
+                assert_eq!((a.maps.stats.pairs, &a.coefficients), (b.maps.stats.pairs, &b.coefficients));
+            }
         }
+    }
+}
+
+#[test]
+fn the_engines_maps_are_those_of_the_net() {
+    let model = model(true);
+    let whole = run(&model, 8, 23);
+    assert_eq!(whole.layers.len(), 20);
+    for l in &whole.layers {
+        assert_eq!(l.pixels, (23 * l.shape.pixels()) as u64, "{}", l.name);
+        assert!(l.maps.stats.pairs > 0 && l.maps.stats.mean_abs > 0.0, "{}", l.name);
+        // Coefficients of softmax: their mean over the kernels is 1 / K.
+        let Some(c) = &l.coefficients else { continue };
+        assert!((c.mean.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{}: {:?}", l.name, c.mean);
     }
 }
 
 #[test]
 fn sampled_positions_come_near_to_all() {
     let model = model(false);
-    let exact = layers(&model, &Options::default(), 10, 10, 0.5);
-    let sampled = layers(&model, &Options { positions: 200, ..Default::default() }, 10, 10, 0.5);
+    let exact = layers(&model, &Options::default(), 10, 0.5);
+    let sampled = layers(&model, &Options { positions: 200, ..Default::default() }, 10, 0.5);
     assert_eq!((exact[0].pixels, sampled[0].pixels), (7840, 2000));
     // The error of r over 2,000 rows is about 1 / sqrt(2000) = 0.022.
     assert!((exact[0].maps.r[6 * 8 + 7] - sampled[0].maps.r[6 * 8 + 7]).abs() < 0.1);
@@ -63,15 +112,21 @@ fn bad_input_is_an_error_that_says_what() {
     let options = Options { positions: 0, ..Default::default() };
     let text = Collector::new(&model.net, &options).err().unwrap().to_string();
     assert_eq!(text, "positions: expected at least 1, got 0");
-    let mut collector = Collector::new(&model.net, &Options::default()).unwrap();
-    let taps = MadeUp::new(&model.net, &collector.nodes(), 0..2, 0.0);
-    let text = collector.add(&taps, &[0, 1, 2]).unwrap_err().to_string();
-    assert!(text.contains("for 3 images, got"), "{text}");
-    let none = Collector::new(&model.net, &Options::default()).unwrap();
-    assert!(none.finish(&model.weights).unwrap_err().to_string().contains("got none"));
-    let mut collector = Collector::new(&model.net, &Options::default()).unwrap();
-    collector.add(&taps, &[0, 1]).unwrap();
-    assert!(collector.finish(&Weights::new()).unwrap_err().to_string().contains("missing"));
+    let collector = || Collector::new(&model.net, &Options::default()).unwrap();
+    let node = collector().nodes()[0];
+    let text = collector().look(0, node, &[0.0; 5]).unwrap_err().to_string();
+    assert!(text.ends_with("expected 6272 values, got 5"), "{text}");
+    assert!(collector().finish(&model.weights, &[]).unwrap_err().to_string().contains("got none"));
+    let mut filled = collector();
+    filled.look(0, node, &output(&model.net, node, 0, 0.0)).unwrap();
+    assert!(filled.finish(&Weights::new(), &[0]).unwrap_err().to_string().contains("missing"));
+    let mut infinite = collector();
+    for node in infinite.nodes() {
+        let len = model.net.node(node).shape.len();
+        infinite.look(0, node, &vec![f32::INFINITY; len]).unwrap();
+    }
+    let text = infinite.finish(&model.weights, &[0]).unwrap_err().to_string();
+    assert!(text.contains("finite"), "{text}");
 }
 
 fn two_models() -> Report {
@@ -83,19 +138,27 @@ fn two_models() -> Report {
     Report::new("made-up \"images\"", classes, Options::default(), models)
 }
 
-fn artefacts(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::create_dir_all(&folder).unwrap();
-    folder
+/// The report of the two, written once for all tests, where its screenshots stay.
+fn written() -> &'static (Report, Written) {
+    static WRITTEN: OnceLock<(Report, Written)> = OnceLock::new();
+    WRITTEN.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report-page");
+        // Nothing of an earlier version may stand in for what is missing.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        fs::create_dir_all(&folder).unwrap();
+        let report = two_models();
+        let written = report.write(&folder.join("report.html")).unwrap();
+        (report, written)
+    })
 }
 
 #[test]
 fn the_report_says_the_finding_and_writes_every_number() {
-    let report = two_models();
+    let (report, written) = written();
     let finding = report.finding();
     assert!(finding.contains("less correlated than those of static twin"), "{finding}");
-    let folder = tempfile::tempdir().unwrap();
-    let written = report.write(&folder.path().join("r.html")).unwrap();
     let page = fs::read_to_string(&written.page).unwrap();
     assert!(!page.contains("<script>alert"), "labels are escaped");
     for outside in ["http://", "https://", "src=\"/", "url("] {
@@ -165,10 +228,10 @@ setTimeout(() => {
 
 #[test]
 fn the_page_works_in_a_browser() {
-    let folder = artefacts("report-page");
-    let Written { page, .. } = two_models().write(&folder.join("report.html")).unwrap();
+    let page = &written().1.page;
+    let folder = page.parent().unwrap();
     let visited = folder.join("visited.html");
-    let html = fs::read_to_string(&page).unwrap();
+    let html = fs::read_to_string(page).unwrap();
     fs::write(&visited, html.replace("</body>", VISITOR)).unwrap();
     let url = |page: &Path, fragment: &str| format!("file://{}{fragment}", page.display());
     let Some((dom, log)) = browser(&["--dump-dom".into(), "--window-size=390,844".into(), url(&visited, "")])
@@ -195,7 +258,7 @@ fn the_page_works_in_a_browser() {
         let mut arguments =
             vec![format!("--screenshot={}", picture.display()), format!("--window-size={size}")];
         arguments.extend((!extra.is_empty()).then(|| extra.to_owned()));
-        browser(&[arguments, vec![url(&page, "")]].concat());
+        browser(&[arguments, vec![url(page, "")]].concat());
         assert!(fs::metadata(&picture).is_ok_and(|m| m.len() > 10_000), "{name}: no screenshot");
     }
     println!("screenshots: {}", folder.display());

@@ -7,8 +7,6 @@ use super::color::Rgb;
 pub(crate) enum Paint {
     /// Text and axes.
     Ink,
-    /// Text of less weight.
-    Soft,
     /// Grid lines.
     Grid,
     /// The same in light and dark.

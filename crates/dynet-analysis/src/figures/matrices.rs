@@ -83,6 +83,10 @@ pub(crate) fn correlation(title: &str, symbol: &str, r: &[f32], order: &[usize],
         FontSize::Normal,
     );
     canvas.upright([left - 10.0, top + side / 2.0], "channels, same order");
+    if r.iter().any(|v| !v.is_finite()) {
+        let at = [left + side / 2.0, top + side + 34.0];
+        canvas.text(at, "grey: channels that never vary", Anchor::Middle, FontSize::Small);
+    }
     color_bar(&mut canvas, Scale::Signed, [left + side + 18.0, top + 14.0], side - 28.0, symbol);
     canvas
 }

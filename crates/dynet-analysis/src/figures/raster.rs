@@ -14,7 +14,6 @@ impl Paint {
     pub(crate) fn on_white(self) -> Rgb {
         match self {
             Self::Ink => [27, 31, 36],
-            Self::Soft => [87, 96, 106],
             Self::Grid => [216, 222, 228],
             Self::Color(rgb) => rgb,
         }

@@ -20,7 +20,6 @@ impl Paint {
     fn css(self, target: Target) -> String {
         match (self, target) {
             (Self::Ink, Target::Page) => "var(--ink)".into(),
-            (Self::Soft, Target::Page) => "var(--soft)".into(),
             (Self::Grid, Target::Page) => "var(--grid)".into(),
             (Self::Color([r, g, b]), _) => format!("#{r:02x}{g:02x}{b:02x}"),
             (other, Target::File) => Self::Color(other.on_white()).css(target),

@@ -121,8 +121,9 @@ pub(crate) fn figures(report: &Report) -> Vec<(&'static str, &'static str, crate
             m.layers.iter().find(|l| l.name == *name).and_then(value).unwrap_or(f64::NAN)
         };
         let values = |m| names.iter().map(|name| of(m, name)).collect();
-        let series: Vec<_> =
-            report.models.iter().map(|m| Series { name: &m.label, values: values(m) }).collect();
+        let series = report.models.iter().map(|m| Series { name: &m.label, values: values(m) });
+        // A model of which nothing can be shown would only stand in the legend.
+        let series: Vec<_> = series.filter(|s| s.values.iter().any(|v| v.is_finite())).collect();
         chart(what, unit, &names, &series)
     };
     let panels: Vec<(&str, Vec<[f64; 4]>)> = report

@@ -1,8 +1,6 @@
 //! A net whose feature maps are made up, so that what is in them is known.
 
-use std::collections::HashMap;
-
-use dynet_analysis::{Collector, LayerAnalysis, Layout, Map, ModelAnalysis, Options, Taps};
+use dynet_analysis::{Collector, LayerAnalysis, ModelAnalysis, Options};
 use dynet_net::zoo::ZooOptions;
 use dynet_net::{
     Channels, DynamicOptions, Interpolation, Model, Net, NodeId, Op, Preprocessing, Weights, zoo,
@@ -44,68 +42,46 @@ pub(crate) fn noise(key: [usize; 3]) -> f32 {
     (x >> 40) as f32 / (1 << 24) as f32 - 0.5
 }
 
-/// Outputs of all nodes for some images. Of a feature map channel 0 is noise, channel 1 repeats it, channel 2 negates it,
-/// channel 3 is constant, the others share `common` of one more noise. Coefficients follow the image, but for the first
-/// predictor's, which never change.
-pub(crate) struct MadeUp {
-    outputs: HashMap<NodeId, Vec<f32>>,
+/// The output of a node for one image. Of a feature map channel 0 is noise, channel 1 repeats it, channel 2 negates it,
+/// channel 3 is constant, the others share `common` of one more noise. Coefficients follow the image's class, but for the
+/// first predictor's, which never change.
+pub(crate) fn output(net: &Net, id: NodeId, image: usize, common: f32) -> Vec<f32> {
+    let first = net.ids().find(|id| matches!(net.node(*id).op, Op::Predictor(_)));
+    let (shape, op) = (net.node(id).shape, &net.node(id).op);
+    let pixels = shape.pixels();
+    let at = |place: usize| match op {
+        Op::Predictor(_) if Some(id) == first => 0.25,
+        Op::Predictor(_) => 0.25 + 0.4 * noise([image % 10, place, id.index()]),
+        _ => {
+            let (channel, pixel) = (place / pixels, image * pixels + place % pixels);
+            let value = |c: usize| noise([pixel, c, id.index()]);
+            match channel {
+                0 => value(0),
+                1 => 2.0 * value(0) + 1.0,
+                2 => -value(0),
+                3 => 0.0,
+                c => common * value(1) + (1.0 - common) * value(c),
+            }
+        }
+    };
+    (0..shape.len()).map(at).collect()
 }
 
-impl MadeUp {
-    pub(crate) fn new(net: &Net, nodes: &[NodeId], images: std::ops::Range<usize>, common: f32) -> Self {
-        let first = net.ids().find(|id| matches!(net.node(*id).op, Op::Predictor(_)));
-        let output = |id: NodeId| -> Vec<f32> {
-            let (shape, op) = (net.node(id).shape, &net.node(id).op);
-            let pixels = shape.pixels();
-            let at = |image: usize, place: usize| match op {
-                Op::Predictor(_) if Some(id) == first => 0.25,
-                Op::Predictor(_) => 0.25 + 0.4 * noise([image % 10, place, id.index()]),
-                _ => {
-                    let (channel, pixel) = (place / pixels, image * pixels + place % pixels);
-                    let value = |c: usize| noise([pixel, c, id.index()]);
-                    match channel {
-                        0 => value(0),
-                        1 => 2.0 * value(0) + 1.0,
-                        2 => -value(0),
-                        3 => 0.0,
-                        c => common * value(1) + (1.0 - common) * value(c),
-                    }
-                }
-            };
-            images.clone().flat_map(|image| (0..shape.len()).map(move |place| at(image, place))).collect()
-        };
-        Self { outputs: nodes.iter().map(|id| (*id, output(*id))).collect() }
-    }
-}
-
-impl Taps for MadeUp {
-    fn map(&self, node: NodeId) -> Map<'_> {
-        Map { data: &self.outputs[&node], layout: Layout::ChannelsFirst }
-    }
-}
-
-/// The layers of a model of made-up maps, taken in by batches of `batch`.
-pub(crate) fn layers(
-    model: &Model,
-    options: &Options,
-    images: usize,
-    batch: usize,
-    common: f32,
-) -> Vec<LayerAnalysis> {
+/// The layers of a model of made-up maps.
+pub(crate) fn layers(model: &Model, options: &Options, images: usize, common: f32) -> Vec<LayerAnalysis> {
     let mut collector = Collector::new(&model.net, options).unwrap();
-    let nodes = collector.nodes();
-    for start in (0..images).step_by(batch) {
-        let range = start..(start + batch).min(images);
-        let classes: Vec<usize> = range.clone().map(|i| i % 10).collect();
-        collector.add(&MadeUp::new(&model.net, &nodes, range, common), &classes).unwrap();
+    for image in 0..images {
+        for node in collector.nodes() {
+            collector.look(image, node, &output(&model.net, node, image, common)).unwrap();
+        }
     }
-    collector.finish(&model.weights).unwrap()
+    collector.finish(&model.weights, &(0..images).map(|i| i % 10).collect::<Vec<_>>()).unwrap()
 }
 
 /// The whole analysis of one made-up model.
 
 pub(crate) fn analysis(label: &str, dynamic: bool, images: usize, common: f32) -> ModelAnalysis {
     let model = model(dynamic);
-    let layers = layers(&model, &Options::default(), images, 10, common);
+    let layers = layers(&model, &Options::default(), images, common);
     ModelAnalysis::new(label, "made up", &model, images, Some(0.5), layers)
 }
