@@ -182,11 +182,11 @@ impl Comparison {
         for (name, canvas) in self.plots().iter().skip(1) {
             let _ = writeln!(body, "<div id=\"figure-{name}\">{}</div>", figure(canvas, "")?);
         }
-        let _ = write!(
+        let _ = writeln!(
             body,
             "<h2>How it was measured</h2><ul><li>Milliseconds: {}.</li><li>Correlation: means over the convolutions, on {}; \
              <code>dynet analyze</code> shows it layer by layer.</li><li>Accuracy: from the runs' own summaries.</li>\
-             <li>The numbers as compare.csv and compare.json, the figures as SVG and PNG: <code>{}</code>.</li></ul>\n",
+             <li>The numbers as compare.csv and compare.json, the figures as SVG and PNG: <code>{}</code>.</li></ul>",
             escape(&self.timing),
             escape(&self.data),
             escape(files)

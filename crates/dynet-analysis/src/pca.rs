@@ -17,7 +17,7 @@ const STILL: f64 = 1e-7;
 /// Projects rows `[n][d]` on their first two principal components, found by the power method from a fixed start. All zero
 /// where nothing varies. The sign of an axis is such that its largest loading is positive.
 pub(crate) fn principal_map(rows: &[f32], d: usize) -> Map2d {
-    let n = if d == 0 { 0 } else { rows.len() / d };
+    let n = rows.len().checked_div(d).unwrap_or(0);
     let mut mean = vec![0.0_f64; d];
     for row in rows.chunks_exact(d.max(1)) {
         mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x) / n.max(1) as f64);

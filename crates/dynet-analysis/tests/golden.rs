@@ -1,5 +1,7 @@
 //! Held against numpy: `tools/golden/correlation.py` made the numbers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails that way")]
+
 use dynet_analysis::{Bands, FeatureGram, channel_correlation, kernel_cosine};
 use dynet_net::Shape;
 use serde_json::Value;

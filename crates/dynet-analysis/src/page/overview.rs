@@ -18,8 +18,8 @@ pub(super) fn percent(share: f64) -> String {
 pub(super) fn overview(report: &Report, title: &str) -> Result<String, AnalysisError> {
     let mut out = format!("<h1>{}</h1>\n", escape(title));
     let images = report.models.iter().map(|m| m.images).max().unwrap_or(0);
-    let _ = write!(out, "<p class=\"soft\">{images} images of {}</p>\n", escape(&report.data));
-    let _ = write!(out, "<p class=\"finding\" id=\"finding\">{}</p>\n", escape(&report.finding()));
+    let _ = writeln!(out, "<p class=\"soft\">{images} images of {}</p>", escape(&report.data));
+    let _ = writeln!(out, "<p class=\"finding\" id=\"finding\">{}</p>", escape(&report.finding()));
     for model in &report.models {
         out += &warning(model);
     }
@@ -106,7 +106,7 @@ fn totals(report: &Report) -> String {
 pub(super) fn by_layer(report: &Report) -> Result<String, AnalysisError> {
     let mut out = "<h2>By layer</h2>\n".to_owned();
     for (name, caption, canvas) in figures(report) {
-        let _ = write!(out, "<div id=\"figure-{name}\">{}</div>\n", figure(&canvas, caption)?);
+        let _ = writeln!(out, "<div id=\"figure-{name}\">{}</div>", figure(&canvas, caption)?);
     }
     out += &table(report);
     Ok(out)
@@ -241,7 +241,7 @@ pub(super) fn cka(report: &Report) -> Result<String, AnalysisError> {
         if out.is_empty() {
             out += "<h2>How alike the layers see the images (linear CKA)</h2>\n";
         }
-        let _ = write!(out, "<div>{}</div>\n", figure(&cka_figure(report, matrix), CKA_CAPTION)?);
+        let _ = writeln!(out, "<div>{}</div>", figure(&cka_figure(report, matrix), CKA_CAPTION)?);
     }
     Ok(out)
 }

@@ -79,7 +79,6 @@ pub(crate) fn layers(model: &Model, options: &Options, images: usize, common: f3
 }
 
 /// The whole analysis of one made-up model.
-
 pub(crate) fn analysis(label: &str, dynamic: bool, images: usize, common: f32) -> ModelAnalysis {
     let model = model(dynamic);
     let layers = layers(&model, &Options::default(), images, common);
