@@ -9,6 +9,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use dynet_kernels::winograd::{Side, WinogradConv};
 use dynet_kernels::*;
 
 /// A convolution: input side, channels, kernel, stride, groups.
@@ -106,10 +107,12 @@ struct Bench<'a> {
     x: Buffer<f32>,
     ld: usize,
     out: Buffer<f32>,
+    /// By Winograd's filtering instead.
+    side: Option<Side>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(isa: Isa, shape: &'a Shape) -> Self {
+    fn new(isa: Isa, shape: &'a Shape, side: Option<Side>) -> Self {
         let s = shape;
         let mut geometry = Geometry::same([s.side; 2], s.k, s.stride);
         let mut taps =
@@ -120,13 +123,17 @@ impl<'a> Bench<'a> {
         }
         let x = values(geometry.input[0] * geometry.input[1] * s.c_in, 1);
         let out = Buffer::zeroed(geometry.pixels() * s.c_out);
-        Self { isa, shape, geometry, taps, x: Buffer::from(&x[..]), ld: s.c_in, out }
+        Self { isa, shape, geometry, taps, x: Buffer::from(&x[..]), ld: s.c_in, out, side }
     }
 
     fn pack(&self, experts: usize, storage: Storage) -> Panels {
         let s = self.shape;
         let shape = KernelShape { experts, c_out: s.c_out, c_in: s.c_in / s.groups, taps: s.k * s.k };
-        Panels::pack(self.isa, storage, shape, &values(experts * s.c_out * shape.k(), 2))
+        let weights = values(experts * s.c_out * shape.k(), 2);
+        match self.side {
+            None => Panels::pack(self.isa, storage, shape, &weights),
+            Some(side) => winograd::pack(self.isa, storage, side, shape, &weights),
+        }
     }
 
     fn call(&mut self, weights: &Panels, coef: Option<&[f32]>, scratch: &mut [f32]) {
@@ -136,14 +143,13 @@ impl<'a> Bench<'a> {
         let epilogue = Epilogue { bias: Some(bias), residual: None, act: Activation::Relu };
         let coefs = coef.map(|c| Coefs::new(c, s.c_out));
         let mut tile = Tile::whole(&mut self.out, self.geometry.pixels(), s.c_out, s.c_out);
-        if s.groups == 1 {
+        if let Some(side) = self.side {
+            let c = WinogradConv { x, geometry: &self.geometry, side, weights, coefs, epilogue };
+            winograd::winograd(self.isa, &c, scratch, &mut tile, None);
+        } else if s.groups == 1 {
             let taps = self.taps.as_ref();
             let c = Conv { x, taps, weights, coefs, groups: 1, input_scale: None, epilogue };
-            let block: usize = std::env::var("BLK").ok().and_then(|p| p.parse().ok()).unwrap_or(1 << 20);
-            let n = self.geometry.pixels();
-            for p in (0..n).step_by(block) {
-                conv(self.isa, &c, scratch, &mut tile.rows(p, block.min(n - p)), None);
-            }
+            conv(self.isa, &c, scratch, &mut tile, None);
         } else {
             let c = GroupedConv { x, geometry: &self.geometry, weights, coefs, groups: s.groups, epilogue };
             grouped(self.isa, &c, scratch, &mut tile, None);
@@ -155,7 +161,11 @@ impl<'a> Bench<'a> {
         let weights = self.pack(experts, storage);
         let coef = values(experts * self.shape.c_out, 3);
         let coef = (experts > 1).then_some(&coef[..]);
-        let len = Conv::scratch_len(&weights).max(GroupedConv::scratch_len(&weights, &self.geometry));
+        let g = &self.geometry;
+        let len = match self.side {
+            None => Conv::scratch_len(&weights).max(GroupedConv::scratch_len(&weights, g)),
+            Some(side) => WinogradConv::scratch_len(&weights, side, g, g.output()[0]),
+        };
         let mut scratch = Buffer::zeroed(len);
         best(|| self.call(&weights, coef, &mut scratch))
     }
@@ -183,22 +193,33 @@ fn main() {
         "layer", "static", "GFLOP/s", "share", "f32", "bf16", "int8"
     );
     for shape in SHAPES.iter().filter(|s| s.name.contains(&filter)) {
-        let mut bench = Bench::new(isa, shape);
-        let fixed = bench.time(1, Storage::F32).as_secs_f64();
-        let others =
-            [Storage::F32, Storage::Bf16, Storage::Int8].map(|s| bench.time(4, s).as_secs_f64() * 1e6);
-        let flop = 2.0
-            * (bench.geometry.pixels() * shape.c_out * shape.c_in / shape.groups * shape.k * shape.k) as f64;
-        let rate = flop / fixed / 1e9;
-        println!(
-            "{:<20} {:>8.1} {:>7.0} {:>5.0}% {:>9.1} {:>9.1} {:>9.1}",
-            shape.name,
-            fixed * 1e6,
-            rate,
-            100.0 * rate / peak,
-            others[0],
-            others[1],
-            others[2]
-        );
+        for side in [None, Some(Side::Two), Some(Side::Four)] {
+            let bench = Bench::new(isa, shape, side);
+            if side.is_none() || (shape.groups == 1 && winograd::fits(&bench.geometry)) {
+                line(bench, peak);
+            }
+        }
     }
+}
+
+/// Times one layer. Winograd's filtering counts as the multiplications that it replaces.
+fn line(mut bench: Bench<'_>, peak: f64) {
+    let shape = bench.shape;
+    let fixed = bench.time(1, Storage::F32).as_secs_f64();
+    let others = [Storage::F32, Storage::Bf16, Storage::Int8].map(|s| bench.time(4, s).as_secs_f64() * 1e6);
+    let taps = shape.k * shape.k;
+    let flop = 2.0 * (bench.geometry.pixels() * shape.c_out * shape.c_in / shape.groups * taps) as f64;
+    let rate = flop / fixed / 1e9;
+    let name = match bench.side {
+        None => shape.name.to_owned(),
+        Some(side) => format!("{} F({})", shape.name, side.outputs()),
+    };
+    println!(
+        "{name:<20} {:>8.1} {rate:>7.0} {:>5.0}% {:>9.1} {:>9.1} {:>9.1}",
+        fixed * 1e6,
+        100.0 * rate / peak,
+        others[0],
+        others[1],
+        others[2]
+    );
 }

@@ -151,7 +151,7 @@ pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut
             };
             let [next, end] = match rows[1] == k {
                 false => w.bytes(panel, [rows[1], (rows[1] + chunk).min(k)]),
-                true if panel + 1 < last => w.bytes(panel + 1, [0, chunk.min(k)]),
+                true if panel + 1 < w.count() => w.bytes(panel + 1, [0, chunk.min(k)]),
                 true => [packed.as_ptr().cast(); 2],
             };
             isa.run(c.product((packed, rows), Ahead { next, end }, &mut tile, sums));

@@ -20,7 +20,9 @@ pub mod pixelwise;
 pub mod pool;
 pub mod reference;
 pub mod shared;
+pub mod table;
 pub mod view;
+pub mod winograd;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
@@ -31,4 +33,5 @@ pub use isa::{Isa, UnknownIsa};
 pub use panels::{KernelShape, Panels, Storage};
 pub use pool::Pool;
 pub use shared::{Grid, PerThread, Piece, SharedOut, Tile};
+pub use table::{Kernel, kernels};
 pub use view::{Coefs, Epilogue, Pixels};

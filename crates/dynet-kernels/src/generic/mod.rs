@@ -6,3 +6,4 @@ pub(crate) mod gemm;
 pub(crate) mod grouped;
 pub(crate) mod matvec;
 pub(crate) mod pixelwise;
+pub(crate) mod winograd;

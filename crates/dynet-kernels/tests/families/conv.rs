@@ -1,0 +1,280 @@
+//! Convolutions against the naive one.
+
+use dynet_kernels::winograd::{Side, WinogradConv};
+use dynet_kernels::*;
+
+use crate::random::Random;
+
+/// Stands where nothing may be written.
+const GUARD: f32 = 77.0;
+
+/// A convolution that a kernel and its naive version compute.
+pub(crate) struct Case {
+    geometry: Geometry,
+    border: Border,
+    groups: usize,
+    c_in: usize,
+    c_out: usize,
+    experts: usize,
+    storage: Storage,
+    /// Rows of the output that a tile may start at are multiples of this.
+    row_step: usize,
+    /// Whether a kernel reads rows of the image in one piece: [`Taps::rows`].
+    rows: bool,
+    /// Largest error of an output, relative to 1 + its size.
+    tolerance: f64,
+}
+
+impl Case {
+    fn new(geometry: Geometry, [groups, c_in, c_out]: [usize; 3], experts: usize, storage: Storage) -> Self {
+        // Terms are below 1 x 1 x experts; each of at most 800 x 16 adds half an ULP of a sum of a few dozen.
+        let tolerance = 2e-5;
+        let border = Border::Zeros;
+        Self { geometry, border, groups, c_in, c_out, experts, storage, row_step: 1, rows: false, tolerance }
+    }
+}
+
+fn window(r: &mut Random) -> Geometry {
+    Geometry {
+        input: [r.below(9) + 4, r.below(14) + 4],
+        kernel: [r.pick(&[1, 1, 3, 2, 5]), r.pick(&[1, 3, 3, 4])],
+        stride: [r.below(3) + 1, r.below(2) + 1],
+        padding: [r.below(3), r.below(3)],
+        dilation: [r.pick(&[1, 1, 2]), r.pick(&[1, 1, 3])],
+    }
+}
+
+/// A square window, the kind that has kernels of its own.
+fn square(r: &mut Random) -> Geometry {
+    let (k, stride) = (r.pick(&[3, 3, 5]), r.below(2) + 1);
+    Geometry { padding: [r.below(k); 2], ..Geometry::same([r.below(12) + 5, r.below(20) + 5], k, stride) }
+}
+
+const POINT: Geometry =
+    Geometry { input: [1, 1], kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1] };
+
+fn experts(r: &mut Random) -> usize {
+    r.pick(&[1, 2, 3, 4, 6, 8, 9, 16])
+}
+
+fn storage(r: &mut Random) -> Storage {
+    r.pick(&[Storage::F32, Storage::Bf16, Storage::Int8])
+}
+
+/// Dense convolutions; static ones without a storage.
+pub(crate) fn dense(isa: Isa, r: &mut Random, what: &str, storage: Option<Storage>) {
+    let geometry = match r.below(3) {
+        0 => Geometry { input: [r.below(9) + 1, r.below(9) + 1], ..POINT },
+        1 => square(r),
+        _ => window(r),
+    };
+    let experts = if storage.is_some() { experts(r) } else { 1 };
+    // Around the 256 rows of weights that are fused at a time, the 32 channels of a panel.
+    let c_in = if geometry.is_pointwise() && r.coin() { r.below(600) + 1 } else { r.below(40) + 1 };
+    let c_out = r.below(100) + 1;
+    let mut case = Case::new(geometry, [1, c_in, c_out], experts, storage.unwrap_or_default());
+    case.border = r.pick(&[Border::Zeros, Border::Reflect, Border::Replicate, Border::Circular]);
+    case.rows = geometry.padding == [0, 0] && geometry.dilation[1] == 1 && r.coin();
+    compare(isa, r, what, &case);
+}
+
+/// One pixel, weights of one kernel.
+pub(crate) fn matvec(isa: Isa, r: &mut Random, what: &str) {
+    let (storage, sizes) = (storage(r), [1, r.below(300) + 1, r.below(400) + 1]);
+    compare(isa, r, what, &Case::new(POINT, sizes, 1, storage));
+}
+
+pub(crate) fn depthwise(isa: Isa, r: &mut Random, what: &str) {
+    let geometry = if r.coin() { square(r) } else { window(r) };
+    let (c, experts, storage) = (r.below(100) + 1, experts(r), storage(r));
+    compare(isa, r, what, &Case::new(geometry, [c, 1, c], experts, storage));
+}
+
+/// Groups of a few channels.
+pub(crate) fn narrow(isa: Isa, r: &mut Random, what: &str) {
+    let geometry = if r.coin() { square(r) } else { window(r) };
+    let (groups, c_in) = (r.below(9) + 1, r.pick(&[1, 2, 3, 6, 6, 7, 20]));
+    let c_out = groups * r.pick(&[1, 2, 6, 6, 8]);
+    let (experts, storage) = (experts(r), storage(r));
+    compare(isa, r, what, &Case::new(geometry, [groups, c_in, c_out], experts, storage));
+}
+
+pub(crate) fn winograd(isa: Isa, r: &mut Random, what: &str, side: Side) {
+    let input = [r.below(14) + 3, r.below(14) + 3];
+    let geometry = Geometry { padding: [r.below(3), r.below(3)], ..Geometry::same(input, 3, 1) };
+    let storage = r.pick(&[Storage::F32, Storage::F32, Storage::Bf16]);
+    let mut case = Case::new(geometry, [1, r.below(50) + 1, r.below(70) + 1], experts(r), storage);
+    case.row_step = side.outputs();
+    // The plain sum's, times how far the transforms blow up what they add; the naive version reads the kernels before
+    // they were transformed and rounded to half an ULP of 8 bits, 1/512.
+    let blown = if side == Side::Two { 2.0 } else { 20.0 };
+    case.tolerance *= blown * if storage == Storage::F32 { 1.0 } else { 6e3 };
+    compare_with(isa, r, what, &case, Some(side));
+}
+
+fn compare(isa: Isa, r: &mut Random, what: &str, case: &Case) {
+    compare_with(isa, r, what, case, None);
+}
+
+/// What a case's kernel reads.
+struct Inputs {
+    x: Vec<f32>,
+    ld: usize,
+    fixed: Vec<f32>,
+    coefs: Option<Vec<f32>>,
+    coef_channels: usize,
+    scale: Option<Vec<f32>>,
+    bias: Option<Vec<f32>>,
+    residual: Option<(Vec<f32>, usize)>,
+    act: Activation,
+}
+
+impl Inputs {
+    fn new(r: &mut Random, c: &Case, winograd: bool) -> Self {
+        let g = &c.geometry;
+        let ld = c.groups * c.c_in + if c.rows { 0 } else { r.below(5) };
+        let coef_channels = if r.below(3) == 0 { 1 } else { c.c_out };
+        let dynamic = c.experts > 1 || (r.coin() && g.pixels() > 1);
+        let residual_ld = c.c_out + r.below(3);
+        let residual = r.coin().then(|| (r.values(g.pixels() * residual_ld), residual_ld));
+        Self {
+            x: r.values(g.input[0] * g.input[1] * ld),
+            ld,
+            fixed: r.values(c.experts * c.c_out * c.c_in * g.taps()),
+            coefs: dynamic.then(|| r.values(c.experts * coef_channels)),
+            coef_channels,
+            scale: (!winograd && c.groups == 1 && r.below(4) == 0).then(|| r.values(c.c_in)),
+            bias: r.coin().then(|| r.values(c.c_out)),
+            residual,
+            act: r.pick(&Activation::ALL),
+        }
+    }
+
+    fn epilogue(&self) -> Epilogue<'_> {
+        Epilogue {
+            bias: self.bias.as_deref(),
+            residual: self.residual.as_ref().map(|(data, ld)| Pixels::new(data, *ld)),
+            act: self.act,
+        }
+    }
+
+    /// Outputs `[pixels][c_out]` of the naive version, on weights as they are stored.
+    fn exact(&self, c: &Case, stored: &[f32]) -> Vec<f64> {
+        let len = c.c_in * c.geometry.taps();
+        let of = |i: usize| match &self.coefs {
+            None => 1.0,
+            Some(x) if self.coef_channels == 1 => x[i / c.c_out],
+            Some(x) => x[i],
+        };
+        let coefs: Vec<f32> = (0..c.experts * c.c_out).map(of).collect();
+        let mut weights = reference::fuse(stored, &coefs, c.c_out, len);
+        if let Some(scale) = &self.scale {
+            for (i, w) in weights.iter_mut().enumerate() {
+                *w *= f64::from(scale[i / c.geometry.taps() % c.c_in]);
+            }
+        }
+        let x = Pixels::new(&self.x, self.ld);
+        let sums = reference::conv(x, &c.geometry, c.border, &weights, c.c_out, c.groups);
+        let end = |(i, mut sum): (usize, f64)| {
+            let (p, t) = (i / c.c_out, i % c.c_out);
+            sum += self.bias.as_ref().map_or(0.0, |b| f64::from(b[t]));
+            sum += self.residual.as_ref().map_or(0.0, |(data, ld)| f64::from(data[p * ld + t]));
+            reference::activate(self.act, sum)
+        };
+        sums.into_iter().enumerate().map(end).collect()
+    }
+}
+
+fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option<Side>) {
+    let g = &c.geometry;
+    if g.pixels() == 0 {
+        return;
+    }
+    let inputs = Inputs::new(r, c, winograd.is_some());
+    let shape = KernelShape { experts: c.experts, c_out: c.c_out, c_in: c.c_in, taps: g.taps() };
+    let packed = match winograd {
+        None => Panels::pack(isa, c.storage, shape, &inputs.fixed),
+        Some(side) => winograd::pack(isa, c.storage, side, shape, &inputs.fixed),
+    };
+    // The naive version reads the stored weights, so that only the arithmetic is compared.
+    let stored = |i: usize| {
+        let (tap, c_in, channel) = (i % g.taps(), i / g.taps() % c.c_in, i / shape.k() % c.c_out);
+        packed.value(i / shape.k() / c.c_out, channel, tap * c.c_in + c_in)
+    };
+    let stored = match winograd {
+        None => (0..inputs.fixed.len()).map(stored).collect(),
+        Some(_) => inputs.fixed.clone(),
+    };
+    let exact = inputs.exact(c, &stored);
+    let out_ld = c.c_out + r.below(4);
+    let mut out = vec![GUARD; g.pixels() * out_ld];
+    let grid = Grid {
+        images: 1,
+        pixels: g.pixels(),
+        channels: c.c_out,
+        ld: out_ld,
+        pixel_block: g.output()[1] * c.row_step * (r.below(5) + 1),
+        channel_block: isa.nr() * (r.below(3) + 1),
+    };
+    let mut partial = vec![GUARD; grid.pixel_blocks() * c.c_out];
+    run(isa, c, &inputs, (&packed, winograd), grid, (&mut out, &mut partial));
+    let what = format!(
+        "{what}: {g:?} {} groups {} -> {}, {} experts, {:?}",
+        c.groups, c.c_in, c.c_out, c.experts, c.storage
+    );
+    let mut exact_sums = vec![0.0; c.c_out];
+    for (i, got) in out.iter().enumerate() {
+        let (p, t) = (i / out_ld, i % out_ld);
+        if t >= c.c_out {
+            assert_eq!(*got, GUARD, "{what}: wrote behind the channels");
+            continue;
+        }
+        let want = exact[p * c.c_out + t];
+        exact_sums[t] += want;
+        let error = (f64::from(*got) - want).abs();
+        assert!(error <= c.tolerance * (1.0 + want.abs()), "{what}: pixel {p} channel {t}: {got} of {want}");
+    }
+    let mut sums = vec![GUARD; c.c_out];
+    pixelwise::combine_sums(&partial, 1.0, &mut sums);
+    for (got, want) in sums.iter().zip(exact_sums) {
+        let bound = c.tolerance * (5.0 * (1.0 + want.abs()) + g.pixels() as f64);
+        assert!((f64::from(*got) - want).abs() < bound, "{what}: sum {got} of {want}");
+    }
+}
+
+/// All tiles of a case, with the sums of each.
+fn run(
+    isa: Isa,
+    c: &Case,
+    inputs: &Inputs,
+    (weights, winograd): (&Panels, Option<Side>),
+    grid: Grid,
+    (out, partial): (&mut [f32], &mut [f32]),
+) {
+    let geometry = &c.geometry;
+    let sum_grid = Grid { pixels: grid.pixel_blocks(), ld: c.c_out, pixel_block: 1, ..grid };
+    let (out, sums) = (SharedOut::new(out, 0, grid), SharedOut::new(partial, 0, sum_grid));
+    let taps = if c.rows { Taps::rows(geometry) } else { Taps::new(geometry, c.border) };
+    let x = Pixels::new(&inputs.x, inputs.ld);
+    let coefs = inputs.coefs.as_ref().map(|data| Coefs::new(data, inputs.coef_channels));
+    let (epilogue, groups) = (inputs.epilogue(), c.groups);
+    for index in 0..grid.tiles() {
+        let (mut tile, sum) = (out.take_index(index), Some(sums.take_index(index)));
+        if let Some(side) = winograd {
+            let rows = tile.pixels() / geometry.output()[1];
+            let mut scratch = vec![GUARD; WinogradConv::scratch_len(weights, side, geometry, rows)];
+            let c = WinogradConv { x, geometry, side, weights, coefs, epilogue };
+            winograd::winograd(isa, &c, &mut scratch, &mut tile, sum);
+        } else if c.groups == 1 {
+            let taps = (!geometry.is_pointwise() || index % 2 == 1).then_some(&taps);
+            let input_scale = inputs.scale.as_deref();
+            let mut scratch = vec![GUARD; Conv::scratch_len(weights)];
+            let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
+            conv(isa, &c, &mut scratch, &mut tile, sum);
+        } else {
+            let mut scratch = vec![GUARD; GroupedConv::scratch_len(weights, geometry)];
+            let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
+            grouped(isa, &c, &mut scratch, &mut tile, sum);
+        }
+    }
+}

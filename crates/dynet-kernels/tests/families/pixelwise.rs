@@ -1,0 +1,179 @@
+//! Operations on pixels against naive ones.
+
+use dynet_kernels::*;
+
+use crate::random::Random;
+
+/// Stands where nothing may be written.
+const GUARD: f32 = 77.0;
+
+/// A map of random sizes: pixels, channels, values from pixel to pixel.
+fn sizes(r: &mut Random) -> [usize; 3] {
+    let (pixels, channels) = (r.below(30) + 1, r.below(100) + 1);
+    [pixels, channels, channels + r.below(5)]
+}
+
+/// Activation, addition and scaling, tile by tile.
+pub(crate) fn elementwise(isa: Isa, r: &mut Random, what: &str) {
+    let [pixels, channels, ld] = sizes(r);
+    let (x, y, factors) = (r.values(pixels * ld), r.values(pixels * ld), r.values(channels));
+    let act = r.pick(&Activation::ALL);
+    let operation = r.below(3);
+    let grid = Grid {
+        images: 1,
+        pixels,
+        channels,
+        ld,
+        pixel_block: r.below(pixels) + 1,
+        channel_block: r.below(channels) + 1,
+    };
+    let mut out = vec![GUARD; pixels * ld];
+    let mut partial = vec![GUARD; grid.pixel_blocks() * channels];
+    let sum_grid = Grid { pixels: grid.pixel_blocks(), ld: channels, pixel_block: 1, ..grid };
+    let (shared, sums) = (SharedOut::new(&mut out, 0, grid), SharedOut::new(&mut partial, 0, sum_grid));
+    let [px, py] = [Pixels::new(&x, ld), Pixels::new(&y, ld)];
+    for index in 0..grid.tiles() {
+        let (mut tile, sum) = (shared.take_index(index), Some(sums.take_index(index)));
+        match operation {
+            0 => pixelwise::activate(isa, px, act, &mut tile, sum),
+            1 => pixelwise::add(isa, [px, py], act, &mut tile, sum),
+            _ => pixelwise::scale(isa, px, &factors, act, &mut tile, sum),
+        }
+    }
+    let mut total = vec![GUARD; channels];
+    pixelwise::combine_sums(&partial, 0.5, &mut total);
+    let mut exact = vec![0.0; channels];
+    for (i, got) in out.iter().enumerate() {
+        let c = i % ld;
+        if c >= channels {
+            assert_eq!(*got, GUARD, "{what}: wrote behind the channels");
+            continue;
+        }
+        let before = match operation {
+            0 => f64::from(x[i]),
+            1 => f64::from(x[i] + y[i]),
+            _ => f64::from(x[i] * factors[c]),
+        };
+        let want = reference::activate(act, before);
+        exact[c] += want / 2.0;
+        // A few roundings of values up to 6.
+        assert!(
+            (f64::from(*got) - want).abs() < 1e-6,
+            "{what}: {act:?} {operation} value {i}: {got} of {want}"
+        );
+    }
+    for (got, want) in total.iter().zip(exact) {
+        assert!((f64::from(*got) - want).abs() < 1e-5, "{what}: sum {got} of {want}");
+    }
+}
+
+pub(crate) fn sums(isa: Isa, r: &mut Random, what: &str) {
+    let [pixels, channels, ld] = sizes(r);
+    let x = r.values(pixels * ld);
+    let first = r.below(pixels);
+    let mut out = vec![GUARD; channels];
+    pixelwise::sums(isa, Pixels::new(&x, ld), first, pixels - first, &mut out);
+    for (c, got) in out.iter().enumerate() {
+        let want: f64 = (first..pixels).map(|p| f64::from(x[p * ld + c])).sum();
+        // 30 additions of values below 1.
+        assert!((f64::from(*got) - want).abs() < 1e-5, "{what}: channel {c}: {got} of {want}");
+    }
+}
+
+pub(crate) fn max_pool(isa: Isa, r: &mut Random, what: &str) {
+    let k = r.below(3) + 1;
+    let g = Geometry {
+        padding: [r.below(k), r.below(k)],
+        ..Geometry::same([r.below(9) + 3, r.below(9) + 3], k, r.below(3) + 1)
+    };
+    let channels = r.below(70) + 1;
+    let ld = channels + r.below(3);
+    let x = r.values(g.input[0] * g.input[1] * ld);
+    let [height, width] = g.output();
+    let mut out = vec![GUARD; height * width * channels];
+    let mut tile = Tile::whole(&mut out, height * width, channels, channels);
+    pixelwise::max_pool(isa, Pixels::new(&x, ld), &g, &mut tile);
+    for (i, got) in out.iter().enumerate() {
+        let (c, p) = (i % channels, i / channels);
+        let mut want = f32::NEG_INFINITY;
+        for (ky, kx) in (0..k).flat_map(|y| (0..k).map(move |x| (y, x))) {
+            let row = (p / width * g.stride[0] + ky).wrapping_sub(g.padding[0]);
+            let column = (p % width * g.stride[1] + kx).wrapping_sub(g.padding[1]);
+            if row < g.input[0] && column < g.input[1] {
+                want = want.max(x[(row * g.input[1] + column) * ld + c]);
+            }
+        }
+        assert_eq!(*got, want, "{what}: {g:?} pixel {p} channel {c}");
+    }
+}
+
+pub(crate) fn softmax(isa: Isa, r: &mut Random, what: &str) {
+    let (channels, experts) = (r.below(100) + 1, r.below(16) + 1);
+    let temperature = r.pick(&[1.0, 0.25, 30.0]);
+    let before: Vec<f32> = r.values(channels * experts).iter().map(|x| 9.0 * x).collect();
+    let mut coefs = before.clone();
+    pixelwise::softmax(isa, channels, temperature, &mut coefs);
+    for c in 0..channels {
+        let value = |e: usize| (f64::from(before[e * channels + c]) / f64::from(temperature)).exp();
+        let sum: f64 = (0..experts).map(value).sum();
+        for e in 0..experts {
+            let (got, want) = (f64::from(coefs[e * channels + c]), value(e) / sum);
+            // Exponents reach 36: an argument's rounding is worth 36 ULP, 4e-6 of the value.
+            assert!((got - want).abs() <= 1e-5 * want + 1e-12, "{what}: {e}, {c}: {got} of {want}");
+        }
+    }
+}
+
+#[test]
+fn copies_put_every_value_where_it_belongs() {
+    let r = &mut Random(3);
+    for _ in 0..100 {
+        let g = Geometry {
+            padding: [r.below(3), r.below(3)],
+            ..Geometry::same([r.below(5) + 3, r.below(5) + 3], 1, 1)
+        };
+        let [h, w] = g.input;
+        let [height, width] = [h + 2 * g.padding[0], w + 2 * g.padding[1]];
+        let c = r.below(20) + 1;
+        let planes = r.values(c * h * w);
+        let mut last = vec![GUARD; height * width * c];
+        copy::image(&planes, &g, &mut Tile::whole(&mut last, height * width, c, c));
+        let mut plain = vec![GUARD; h * w * c];
+        let flat = Geometry { padding: [0, 0], ..g };
+        copy::image(&planes, &flat, &mut Tile::whole(&mut plain, h * w, c, c));
+        let mut bordered = vec![GUARD; height * width * c];
+        let x = Pixels::new(&plain, c);
+        copy::border(x, &g, Border::Zeros, &mut Tile::whole(&mut bordered, height * width, c, c));
+        let mut copied = vec![GUARD; h * w * c];
+        copy::copy(x, &mut Tile::whole(&mut copied, h * w, c, c));
+        assert_eq!(copied, plain);
+        for (i, got) in last.iter().enumerate() {
+            let (p, channel) = (i / c, i % c);
+            let row = (p / width).wrapping_sub(g.padding[0]);
+            let column = (p % width).wrapping_sub(g.padding[1]);
+            let inside = row < h && column < w;
+            let want = if inside { planes[(channel * h + row) * w + column] } else { 0.0 };
+            assert_eq!([*got, bordered[i]], [want; 2], "{g:?} pixel {p} channel {channel}");
+        }
+    }
+}
+
+#[test]
+fn a_shuffle_is_the_transposed_groups_of_the_concatenation() {
+    let r = &mut Random(4);
+    for _ in 0..50 {
+        let (pixels, groups, each) = (r.below(9) + 1, r.below(4) + 1, r.below(30) + 1);
+        let c = groups * each;
+        let first = r.below(c + 1);
+        let (a, b) = (r.values(pixels * c), r.values(pixels * c));
+        let parts = [(Pixels::new(&a, c), first), (Pixels::new(&b, c), c - first)];
+        let mut out = vec![GUARD; pixels * c];
+        copy::shuffle(&parts, groups, &mut Tile::whole(&mut out, pixels, c, c));
+        for (i, got) in out.iter().enumerate() {
+            let (p, to) = (i / c, i % c);
+            let from = to % groups * each + to / groups;
+            let want = if from < first { a[p * c + from] } else { b[p * c + from - first] };
+            assert_eq!(*got, want, "{groups} groups of {each}, {first} channels first: channel {to}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What holds whatever the sizes are.
+
+use dynet_kernels::winograd::{Side, WinogradConv};
+use dynet_kernels::*;
+use proptest::prelude::*;
+
+use crate::random::Random;
+
+/// Outputs of a dynamic 3x3 convolution, cut into bands of `rows` rows and blocks of `panels` panels.
+struct Layer<'a> {
+    isa: Isa,
+    x: &'a [f32],
+    geometry: Geometry,
+    shape: KernelShape,
+    weights: &'a Panels,
+    side: Option<Side>,
+}
+
+impl Layer<'_> {
+    fn run(&self, coefs: Option<&[f32]>, rows: usize, panels: usize) -> Vec<f32> {
+        let (g, s) = (&self.geometry, &self.shape);
+        let mut out = vec![0.0; g.pixels() * s.c_out];
+        let pixel_block = rows * g.output()[1];
+        let channel_block = panels * self.isa.nr();
+        let grid = Grid {
+            images: 1,
+            pixels: g.pixels(),
+            channels: s.c_out,
+            ld: s.c_out,
+            pixel_block,
+            channel_block,
+        };
+        let shared = SharedOut::new(&mut out, 0, grid);
+        let taps = Taps::new(g, Border::Zeros);
+        let (x, weights) = (Pixels::new(self.x, s.c_in), self.weights);
+        let coefs = coefs.map(|c| Coefs::new(c, s.c_out));
+        let epilogue = Epilogue::default();
+        for index in 0..grid.tiles() {
+            let mut tile = shared.take_index(index);
+            match self.side {
+                None => {
+                    let mut scratch = vec![0.0; Conv::scratch_len(weights)];
+                    let c =
+                        Conv { x, taps: Some(&taps), weights, coefs, groups: 1, input_scale: None, epilogue };
+                    conv(self.isa, &c, &mut scratch, &mut tile, None);
+                }
+                Some(side) => {
+                    let mut scratch = vec![0.0; WinogradConv::scratch_len(weights, side, g, rows)];
+                    let c = WinogradConv { x, geometry: g, side, weights, coefs, epilogue };
+                    winograd::winograd(self.isa, &c, &mut scratch, &mut tile, None);
+                }
+            }
+        }
+        out
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    /// One-hot coefficients are the static convolution, bit for bit, and no bit depends on how the work is cut.
+    #[test]
+    fn one_hot_coefficients_are_the_static_convolution(
+        seed in any::<u64>(), height in 1usize..12, width in 1usize..12, c_in in 1usize..70, c_out in 1usize..80,
+        experts in 1usize..7, side in prop::sample::select(vec![None, Some(Side::Two), Some(Side::Four)]),
+        rows in 1usize..4, panels in 1usize..3,
+    ) {
+        let r = &mut Random(seed);
+        let geometry = Geometry::same([height, width], 3, 1);
+        let shape = KernelShape { experts, c_out, c_in, taps: 9 };
+        let one = KernelShape { experts: 1, ..shape };
+        let x = r.values(height * width * c_in);
+        let fixed = r.values(experts * c_out * c_in * 9);
+        let chosen = r.below(experts);
+        let mut coefs = vec![0.0; experts * c_out];
+        coefs[chosen * c_out..][..c_out].fill(1.0);
+        for isa in Isa::available() {
+            let pack = |shape, weights: &[f32]| match side {
+                None => Panels::pack(isa, Storage::F32, shape, weights),
+                Some(side) => winograd::pack(isa, Storage::F32, side, shape, weights),
+            };
+            let weights = pack(shape, &fixed);
+            let of_one = pack(one, &fixed[chosen * one.k() * c_out..][..one.k() * c_out]);
+            let layer = Layer { isa, x: &x, geometry, shape, weights: &weights, side };
+            let step = side.map_or(1, Side::outputs);
+            let whole = layer.run(Some(&coefs), height.next_multiple_of(step), 3);
+            let cut = layer.run(Some(&coefs), rows * step, panels);
+            prop_assert_eq!(&whole, &cut);
+            let fixed = Layer { weights: &of_one, shape: one, ..layer }.run(None, rows * step, panels);
+            prop_assert_eq!(&whole, &fixed);
+        }
+    }
+
+    /// The error of both tiles of Winograd's, relative to the largest output, on layers as wide as ResNet's.
+    #[test]
+    fn winograd_keeps_a_layers_outputs(seed in any::<u64>(), c_in in 32usize..257) {
+        let r = &mut Random(seed);
+        let geometry = Geometry::same([8, 8], 3, 1);
+        let shape = KernelShape { experts: 1, c_out: 16, c_in, taps: 9 };
+        let x = r.values(64 * c_in);
+        let fixed = r.values(16 * c_in * 9);
+        let weights: Vec<f64> = fixed.iter().map(|w| f64::from(*w)).collect();
+        let exact = reference::conv(Pixels::new(&x, c_in), &geometry, Border::Zeros, &weights, 16, 1);
+        let largest = exact.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        let isa = Isa::best();
+        // The logits' bound is 1e-4 for a net of some 20 such layers.
+        for (side, bound) in [(Side::Two, 1e-6), (Side::Four, 2e-5)] {
+            let weights = winograd::pack(isa, Storage::F32, side, shape, &fixed);
+            let layer = Layer { isa, x: &x, geometry, shape, weights: &weights, side: Some(side) };
+            for (got, want) in layer.run(None, 8, 1).iter().zip(&exact) {
+                let error = (f64::from(*got) - want).abs() / largest;
+                prop_assert!(error < bound, "{:?}: {} of {}: {}", side, got, want, error);
+            }
+        }
+    }
+}
