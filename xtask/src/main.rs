@@ -1,6 +1,7 @@
-//! Automation of the repository: `cargo xtask ci`, `cargo xtask tidy`.
+//! Automation of the repository: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask check-unsafe`.
 #![forbid(unsafe_code)]
 
+mod check_unsafe;
 mod ci;
 mod tidy;
 
@@ -9,14 +10,16 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
-  ci     everything that must pass before a change lands, cheapest first
-  tidy   the invariants of ARCHITECTURE.md that a program can hold";
+  ci            everything that must pass before a change lands, cheapest first
+  tidy          the invariants of ARCHITECTURE.md that a program can hold
+  check-unsafe  kernels' and engine's tests with an address sanitizer, debug assertions and overflow checks";
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1);
     let result = match command.as_deref() {
         Some("ci") => ci::run(&root()),
         Some("tidy") => tidy::run(&root()),
+        Some("check-unsafe") => check_unsafe::run(&root()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
