@@ -57,7 +57,7 @@ pub(crate) fn open(folder: &Path, options: &OpenOptions) -> Result<Found, DataEr
     let mut train = keep(train)?;
     let val = val.map(&mut keep).transpose()?;
     let mut test = test.map(&mut keep).transpose()?;
-    if train_folder == folder {
+    if train_folder == folder && options.draw {
         let (rest, drawn) = balanced(train.labels(), options.val_fraction, options.seed, 1);
         test = Some(train.subset(&drawn));
         train = train.subset(&rest);
@@ -75,6 +75,17 @@ pub(crate) fn open(folder: &Path, options: &OpenOptions) -> Result<Found, DataEr
         test,
         skipped: view.skipped,
     })
+}
+
+/// The image files in `folder` and below, by their names, sorted.
+///
+/// # Errors
+/// What the system refused; folders nested too deep.
+pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut files = Vec::new();
+    images_below(folder, DEPTH, &mut files)?;
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// `train/` if it holds folders, else `folder` itself: `train` may be the name of a class.

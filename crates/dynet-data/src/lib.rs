@@ -24,6 +24,7 @@ pub use augment::{Augment, Crop};
 pub use batches::{Batch, BatchOptions, Batches, Target, batches};
 pub use dataset::Dataset;
 pub use error::DataError;
+pub use folder::image_files;
 pub use image::{DecodeLimits, Image, decode_file};
 pub use jitter::Jitter;
 pub use preprocess::{channel_statistics, preprocess};

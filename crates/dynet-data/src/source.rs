@@ -59,6 +59,9 @@ pub struct OpenOptions {
     pub val_fraction: f32,
     /// Where the choice of them comes from.
     pub seed: u64,
+    /// Draw validation and test images where the source has none of its own. Without this there is then no test
+    /// set, and the validation set is empty.
+    pub draw: bool,
     /// Decode every image file now and leave out those that cannot be read.
     pub skip_bad: bool,
     /// Limits on what is read.
@@ -67,12 +70,12 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { val_fraction: 0.1, seed: 0, skip_bad: false, limits: DecodeLimits::default() }
+        Self { val_fraction: 0.1, seed: 0, draw: true, skip_bad: false, limits: DecodeLimits::default() }
     }
 }
 
 /// An image that was left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Skipped {
     /// The file.
     pub path: PathBuf,
@@ -110,7 +113,7 @@ pub struct Splits {
 ///   the others validation images.
 ///
 /// Where there are no validation images, `val_fraction` of the training images become some. Every such split is
-/// seeded and balanced: the same share of each class.
+/// seeded and balanced: the same share of each class. [`OpenOptions::draw`] turns them off.
 ///
 /// An image file that cannot be decoded is an error when it is met, here or in [`Dataset::image`]. With
 /// `skip_bad`, all files are decoded here, once, on all cores, and [`Splits::skipped`] lists those that failed.
@@ -182,6 +185,10 @@ impl Found {
     fn split(self, options: &OpenOptions) -> Splits {
         let (train, val) = match self.val {
             Some(val) => (self.train, val),
+            None if !options.draw => {
+                let none = self.train.subset(&[]);
+                (self.train, none)
+            }
             None => {
                 let (rest, drawn) = balanced(self.train.labels(), options.val_fraction, options.seed, 0);
                 (self.train.subset(&rest), self.train.subset(&drawn))

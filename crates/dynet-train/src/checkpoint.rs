@@ -70,6 +70,8 @@ pub(crate) struct Checkpoint {
     pub temperature: Option<f32>,
     /// The optimizer's state by slot and parameter.
     pub optimizer: BTreeMap<String, Vec<f32>>,
+    /// Seconds of training so far, in all processes.
+    pub train_seconds: f64,
 }
 
 impl Checkpoint {
@@ -92,6 +94,7 @@ impl Checkpoint {
             ("format".to_owned(), FORMAT.to_owned()),
             ("position".to_owned(), serde_json::to_string(&self.position).map_err(|e| broken(&e))?),
             ("temperature".to_owned(), self.temperature.map_or(String::new(), |t| t.to_bits().to_string())),
+            ("train_seconds".to_owned(), self.train_seconds.to_string()),
             ("sha256".to_owned(), digest(&tensors)),
         ]);
         let file = serialize(views, Some(metadata)).map_err(|e| broken(&e))?;
@@ -129,6 +132,7 @@ impl Checkpoint {
                 bits => Some(f32::from_bits(bits.parse().map_err(|e| format!("temperature: {e}"))?)),
             },
             optimizer: BTreeMap::new(),
+            train_seconds: field("train_seconds")?.parse().map_err(|e| format!("train_seconds: {e}"))?,
         };
         for (name, shape, data) in tensors {
             let (words, _) = data.as_chunks::<4>();
@@ -194,6 +198,7 @@ mod tests {
             weights,
             temperature: Some(7.3),
             optimizer: BTreeMap::from([("velocity/a.weight".into(), vec![1.0; 6])]),
+            train_seconds: 12.5,
         }
     }
 

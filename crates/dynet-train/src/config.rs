@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config_file::ConfigError;
 
 /// The whole recipe. Its default is the main job: a small dynamic net on the built-in images.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The images.
@@ -23,6 +23,19 @@ pub struct Config {
     pub schedule: ScheduleConfig,
     /// Random changes of training images.
     pub augment: Augment,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: DataConfig::default(),
+            model: ModelConfig::main_job(),
+            run: RunConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            augment: Augment::default(),
+        }
+    }
 }
 
 /// The images.
@@ -47,7 +60,7 @@ impl Default for DataConfig {
     }
 }
 
-/// The net.
+/// The net. The default is the zoo's: a net that is named keeps its published design where nothing else is said.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
@@ -60,31 +73,34 @@ pub struct ModelConfig {
     /// Height and width of the input in pixels; by default that of the images where they share one, else 224 x 224.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
-    /// Stride 1 and no max pooling in the stem.
-    pub small_stem: bool,
+    /// Stride 1 and no max pooling in the stem; by default for inputs of at most 64 x 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub small_stem: Option<bool>,
     /// How a static net is made dynamic; takes the place of a dynamic net's own design.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic: Option<DynamicOptions>,
 }
 
+/// Longest side in pixels of inputs that get a stem for small images.
+const SMALL_SIDE: usize = 64;
+
 impl Default for ModelConfig {
     fn default() -> Self {
-        let dynamic = DynamicOptions { experts: 4, dropout: 0.0, ..DynamicOptions::default() };
-        Self {
-            net: "resnet18".into(),
-            twin: false,
-            width: 0.0625,
-            size: None,
-            small_stem: true,
-            dynamic: Some(dynamic),
-        }
+        Self { net: "resnet18".into(), twin: false, width: 1.0, size: None, small_stem: None, dynamic: None }
     }
 }
 
 impl ModelConfig {
+    /// The main job's net: so narrow that it lacks capacity, which is what dynamic kernels give.
+    pub(crate) fn main_job() -> Self {
+        let dynamic = DynamicOptions { experts: 4, dropout: 0.0, ..DynamicOptions::default() };
+        Self { width: 0.0625, dynamic: Some(dynamic), ..Self::default() }
+    }
+
     /// What the zoo is asked for, given what the data decides.
     pub(crate) fn zoo_options(&self, classes: usize, channels: usize, size: [usize; 2]) -> ZooOptions {
-        let Self { width, small_stem, dynamic, .. } = *self;
+        let Self { width, dynamic, .. } = *self;
+        let small_stem = self.small_stem.unwrap_or(size.iter().all(|side| *side <= SMALL_SIDE));
         ZooOptions { width, classes, channels, size, small_stem, dynamic }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,9 @@ impl ConfigError {
 impl Config {
     /// Reads a configuration: the defaults, over them the file, over it each `section.key=value`.
     ///
+    /// Whoever names a net (`model.net`) gets it as the zoo has it; the main job's width and kernels belong to the
+    /// main job's net alone.
+    ///
     /// # Errors
     /// A file that cannot be read or is no TOML, an unknown key (with the nearest known one), a value of another
     /// type or out of range.
@@ -67,7 +70,7 @@ impl Config {
             // One by one, so that the message names the setting at fault.
             merged(&table, &format!("--set {set}"))?;
         }
-        let config = merged(&table, "configuration")?;
+        let config = merged(&with_main_net(table), "configuration")?;
         config.check()?;
         Ok(config)
     }
@@ -91,6 +94,30 @@ pub(crate) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
 
 fn merged(table: &toml::Table, origin: &str) -> Result<Config, ConfigError> {
     table.clone().try_into().map_err(|e| syntax(origin, &e))
+}
+
+/// A net that nobody named is the main job's, with what was said about it on top.
+fn with_main_net(mut table: toml::Table) -> toml::Table {
+    let named = table.get("model").is_some_and(|model| model.get("net").is_some());
+    if !named && let Ok(mut model) = toml::Table::try_from(ModelConfig::main_job()) {
+        if let Some(toml::Value::Table(given)) = table.remove("model") {
+            merge(&mut model, given);
+        }
+        table.insert("model".into(), toml::Value::Table(model));
+    }
+    table
+}
+
+/// Puts `top` over `base`, section by section.
+fn merge(base: &mut toml::Table, top: toml::Table) {
+    for (key, value) in top {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => merge(below, above),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
 }
 
 fn syntax(origin: &str, error: &toml::de::Error) -> ConfigError {
@@ -161,6 +188,18 @@ mod tests {
             Config::load(Some(&path), &["run.batch=32".into(), "data.source=some/folder".into()]).unwrap();
         assert_eq!((config.run.epochs, config.run.batch), (3, 32));
         assert_eq!(config.data.source, "some/folder");
+    }
+
+    #[test]
+    fn a_net_that_is_named_has_the_zoos_design_and_the_main_jobs_net_keeps_its_own() {
+        let named = sets(&["model.net=mobilenet_v2"]).unwrap().model;
+        assert_eq!((named.width, named.dynamic), (1.0, None));
+        let main = sets(&["model.width=0.25", "model.dynamic.dropout=0.5"]).unwrap().model;
+        let dynamic = main.dynamic.unwrap();
+        assert_eq!((main.width, dynamic.experts, dynamic.dropout), (0.25, 4, 0.5));
+        for config in [sets(&["model.net=mobilenet_v2"]).unwrap(), Config::default()] {
+            assert_eq!(parse(&config.to_toml(), "x").unwrap(), config);
+        }
     }
 
     #[test]

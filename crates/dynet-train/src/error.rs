@@ -49,13 +49,15 @@ pub enum TrainError {
     /// The data and the net, or the recipe, do not go together.
     #[error("{0}")]
     Mismatch(String),
-    /// The loss is not a number.
-    #[error("step {step}: the loss is {loss}; {advice}")]
+    /// The loss, or a weight, is not a number any more.
+    #[error("step {step}: {what} is {value}; {advice}")]
     NotFinite {
-        /// The update that was not made, counted from 0.
+        /// Updates made before, which is also the number of the next one, counted from 0.
         step: usize,
-        /// The loss.
-        loss: f64,
+        /// The loss or a weight.
+        what: &'static str,
+        /// Its value.
+        value: f64,
         /// The last good checkpoint and what to try.
         advice: String,
     },

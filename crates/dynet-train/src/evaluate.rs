@@ -98,11 +98,13 @@ pub struct EvaluateOptions {
     pub workers: usize,
     /// Leave images that cannot be read out, instead of stopping.
     pub skip_bad: bool,
+    /// The classifier's number of each class of the data; `None` where they are the same.
+    pub labels: Option<Vec<usize>>,
 }
 
 impl Default for EvaluateOptions {
     fn default() -> Self {
-        Self { batch: 64, workers: 1, skip_bad: false }
+        Self { batch: 64, workers: 1, skip_bad: false, labels: None }
     }
 }
 
@@ -139,16 +141,20 @@ pub fn evaluate(
         let batch = batch?;
         let logits = classifier.logits(&batch.images, batch.shape)?;
         for (target, row) in batch.targets.iter().zip(logits.chunks_exact(classes)) {
-            if target.a >= classes {
+            let truth = match &options.labels {
+                Some(labels) => labels.get(target.a).copied(),
+                None => Some(target.a),
+            };
+            let Some(truth) = truth.filter(|class| *class < classes) else {
                 let text = format!("the data has class {}, the model {classes} classes", target.a);
                 return Err(TrainError::Mismatch(text));
-            }
+            };
             let best = ranked(row, 5);
             images += 1;
-            top1 += usize::from(best[0] == target.a);
-            top5 += usize::from(best.contains(&target.a));
-            loss += cross_entropy(row, target.a);
-            confusion[target.a][best[0]] += 1;
+            top1 += usize::from(best[0] == truth);
+            top5 += usize::from(best.contains(&truth));
+            loss += cross_entropy(row, truth);
+            confusion[truth][best[0]] += 1;
         }
     }
     if images == 0 {

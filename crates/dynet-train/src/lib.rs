@@ -1,8 +1,8 @@
 //! Recipes, the training loop, metrics and run folders.
 //!
-//! [`Config`] is the whole recipe; [`RunFolder::create`] makes a run's place; [`train`] trains there and tells an
-//! [`Observer`]; a stopped run goes on with [`RunFolder::open`] and [`train`]. [`evaluate`] and [`top_k`] use what
-//! came out.
+//! [`Config`] is the whole recipe; [`Setup`] opens the images and builds the net; [`RunFolder::create`] makes a run's
+//! place; [`train`] trains there and tells an [`Observer`]; a stopped run goes on with [`RunFolder::open`] and [`train`].
+//! [`evaluate`] and [`top_k`] use what came out.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
@@ -27,6 +27,7 @@ pub use error::TrainError;
 pub use evaluate::{BurnClassifier, ClassScore, Classifier, EvaluateOptions, Evaluation, evaluate, top_k};
 pub use report::{EpochReport, EpochSeconds, Observer, Outcome, RunInfo, Silent, StepReport, Summary};
 pub use run_folder::{RunFolder, default_name};
+pub use setup::Setup;
 pub use train::train;
 
 /// Where tensors live: Burn's CPU backend.

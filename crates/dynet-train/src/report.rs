@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dynet_data::Skipped;
 use serde::{Deserialize, Serialize};
 
 /// Watches a run. The library prints nothing; the command draws bars and lines from these calls.
@@ -42,13 +43,13 @@ pub struct RunInfo {
     /// Images to train on, to validate on, to test on.
     pub images: [usize; 3],
     /// Images that could not be read and were left out.
-    pub skipped: usize,
+    pub skipped: Vec<Skipped>,
     /// Epochs of the whole run, and those already done.
     pub epochs: [usize; 2],
     /// Updates of one epoch.
     pub steps_per_epoch: usize,
-    /// Batches of the current epoch already done.
-    pub batches_done: usize,
+    /// Updates of the current epoch already done.
+    pub steps_done: usize,
     /// Images of one update.
     pub images_per_step: usize,
 }
@@ -126,9 +127,11 @@ pub enum Outcome {
     },
 }
 
-/// The result of a run.
-#[derive(Clone, Debug, Serialize)]
+/// The result of a run: `summary.json` in its folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// The net, with its main options.
+    pub net: String,
     /// Folder of the run.
     pub folder: PathBuf,
     /// The model with the best validation accuracy.
@@ -145,6 +148,6 @@ pub struct Summary {
     pub params: u64,
     /// Multiply-adds of one image, kernels fused.
     pub madds: u64,
-    /// Seconds of training, validation not counted, in this process.
+    /// Seconds of training, validation not counted; of a resumed run, of all its parts.
     pub train_seconds: f64,
 }

@@ -10,6 +10,9 @@ use dynet_net::model::write_atomic;
 use crate::config::Config;
 use crate::config_file::parse;
 use crate::error::TrainError;
+use crate::report::Summary;
+
+const SUMMARY: &str = "summary.json";
 
 /// Where everything of one run lies.
 #[derive(Clone, Debug)]
@@ -50,6 +53,29 @@ impl RunFolder {
         let config = parse(&text, &file.display().to_string())?;
         config.check()?;
         Ok((Self { path: path.into() }, config))
+    }
+
+    /// The result of the run, once all of its epochs are done.
+    ///
+    /// # Errors
+    /// A `summary.json` that cannot be read.
+    pub fn summary(&self) -> Result<Option<Summary>, TrainError> {
+        let path = self.path.join(SUMMARY);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).map_err(|e| TrainError::io(&path, e))?;
+        let summary: Summary =
+            serde_json::from_str(&text).map_err(|e| TrainError::folder(&path, e.to_string()))?;
+        // The folder may have been moved since.
+        Ok(Some(Summary { folder: self.path.clone(), best: self.best(), ..summary }))
+    }
+
+    pub(crate) fn write_summary(&self, summary: &Summary) -> Result<(), TrainError> {
+        let path = self.path.join(SUMMARY);
+        let text =
+            serde_json::to_string_pretty(summary).map_err(|e| TrainError::folder(&path, e.to_string()))?;
+        self.write(SUMMARY, text.as_bytes())
     }
 
     /// The folder.

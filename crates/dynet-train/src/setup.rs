@@ -1,6 +1,5 @@
 //! From a recipe to what a run needs: images, net, preprocessing.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use dynet_data::{Dataset, OpenOptions, Skipped, Source, Splits, channel_statistics};
@@ -16,24 +15,26 @@ const RESIZE_SHARE: f64 = 256.0 / 224.0;
 /// Training images that mean and standard deviation are measured on.
 const STATISTICS_IMAGES: usize = 5_000;
 
-/// All that a run reads and does not change.
-pub(crate) struct Setup {
-    pub net: Net,
-    pub preprocessing: Preprocessing,
-    pub labels: Vec<String>,
-    pub data: String,
-    pub train: Arc<Dataset>,
-    pub val: Arc<Dataset>,
-    pub test: Option<Arc<Dataset>>,
-    pub skipped: Vec<Skipped>,
+/// All that a run reads and does not change: images, net, preprocessing.
+pub struct Setup {
+    pub(crate) net: Net,
+    pub(crate) preprocessing: Preprocessing,
+    pub(crate) labels: Vec<String>,
+    pub(crate) data: String,
+    pub(crate) train: Arc<Dataset>,
+    pub(crate) val: Arc<Dataset>,
+    pub(crate) test: Option<Arc<Dataset>>,
+    pub(crate) skipped: Vec<Skipped>,
 }
 
 impl Setup {
-    pub(crate) fn new(config: &Config) -> Result<Self, TrainError> {
-        let source = match config.data.source.as_str() {
-            "builtin" => Source::Builtin,
-            path => Source::Path(PathBuf::from(path)),
-        };
+    /// Opens the images and builds the net, before a run's folder is made: what cannot be used leaves no trace.
+    ///
+    /// # Errors
+    /// Images that cannot be read, a net that cannot be, or two that do not go together.
+    pub fn new(config: &Config) -> Result<Self, TrainError> {
+        config.check()?;
+        let source = Source::from(config.data.source.clone());
         let options = OpenOptions {
             val_fraction: config.data.val_fraction,
             seed: config.run.seed,
@@ -54,6 +55,11 @@ impl Setup {
         let setup = Self { net, preprocessing, labels: classes, data: name, train, val, test, skipped };
         setup.check(config)?;
         Ok(setup)
+    }
+
+    /// The net that is trained.
+    pub fn net(&self) -> &Net {
+        &self.net
     }
 
     fn check(&self, config: &Config) -> Result<(), TrainError> {

@@ -24,18 +24,20 @@ use crate::setup::Setup;
 use crate::step::accumulate;
 
 /// Trains a run from where its folder stands: from the start, or from its newest checkpoint. Once `stop` is set it
-/// finishes the step, saves and returns.
+/// finishes the step, saves and returns. A run that is finished already returns its result: the test set is touched once.
 ///
 /// # Errors
 /// Input that cannot be used, a loss that is not finite, or what the system refused.
 pub fn train(
     config: &Config,
+    setup: Setup,
     folder: &RunFolder,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    config.check()?;
-    let setup = Setup::new(config)?;
+    if let Some(summary) = folder.summary()? {
+        return Ok(Outcome::Finished(summary));
+    }
     let mut run = Run::start(config, folder, setup, observer)?;
     run.log(&format!("at epoch {}, step {}", run.position.epoch + 1, run.position.step))?;
     observer.started(&run.info());
@@ -66,6 +68,7 @@ struct Run<'a> {
     position: Position,
     metrics: Metrics,
     device: Device,
+    /// Time of training, validation not counted, in this process and those before it.
     train_time: Duration,
 }
 
@@ -83,23 +86,17 @@ impl<'a> Run<'a> {
             None => NetModule::init(&setup.net, config.run.seed, &device),
         };
         let mut optimizer = Optimizer::new(&config.optimizer, &module);
-        let mut position = Position::default();
+        let (mut position, mut train_time) = (Position::default(), Duration::ZERO);
         if let Some(checkpoint) = newest {
             optimizer.restore(&checkpoint.optimizer, checkpoint.position.step, &crate::device());
             position = checkpoint.position;
+            train_time = Duration::try_from_secs_f64(checkpoint.train_seconds).unwrap_or_default();
+        }
+        for skipped in &setup.skipped {
+            folder.log(&format!("left out {}: {}", skipped.path.display(), skipped.reason))?;
         }
         let metrics = Metrics::open(folder, &position.history)?;
-        Ok(Self {
-            config,
-            folder,
-            setup,
-            module,
-            optimizer,
-            position,
-            metrics,
-            device,
-            train_time: Duration::ZERO,
-        })
+        Ok(Self { config, folder, setup, module, optimizer, position, metrics, device, train_time })
     }
 
     fn clock(&self) -> Clock {
@@ -116,10 +113,10 @@ impl<'a> Run<'a> {
             madds: cost.madds.fused_total(),
             data: setup.data.clone(),
             images: [setup.train.len(), setup.val.len(), setup.test.as_ref().map_or(0, |t| t.len())],
-            skipped: setup.skipped.len(),
+            skipped: setup.skipped.clone(),
             epochs: [self.config.run.epochs, self.position.epoch],
             steps_per_epoch: self.clock().steps_per_epoch,
-            batches_done: self.position.batch,
+            steps_done: self.position.batch / self.config.run.accumulate,
             images_per_step: self.config.run.batch * self.config.run.accumulate,
         }
     }
@@ -151,7 +148,7 @@ impl<'a> Run<'a> {
                 let smoothing = self.config.optimizer.label_smoothing;
                 let pass = accumulate(&self.module, &batch, smoothing, passes, &mut sum, &self.device);
                 if !pass.loss.is_finite() {
-                    return Err(self.not_finite(pass.loss));
+                    return Err(self.not_finite("the loss", pass.loss));
                 }
                 self.position.sums.add(pass.images, pass.correct, pass.loss);
                 self.position.batch += 1;
@@ -267,7 +264,7 @@ impl<'a> Run<'a> {
 
     /// The model as it is evaluated and saved: with averaged weights where they are kept.
     fn model(&self) -> Result<Model, TrainError> {
-        let mut weights = self.module.weights();
+        let mut weights = self.finite_weights()?;
         for (name, values) in self.optimizer.averaged() {
             if let Some(shape) = weights.get(&name).map(|t| t.shape.clone()) {
                 weights.insert(name, shape, values);
@@ -281,6 +278,16 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// The weights; an update that was too large for them is found here, before it gets into a file.
+    fn finite_weights(&self) -> Result<Weights, TrainError> {
+        let weights = self.module.weights();
+        let bad = weights.iter().flat_map(|(_, tensor)| &tensor.data).find(|value| !value.is_finite());
+        match bad {
+            Some(value) => Err(self.not_finite("a weight", f64::from(*value))),
+            None => Ok(weights),
+        }
+    }
+
     fn evaluate(
         &self,
         model: &Model,
@@ -290,19 +297,21 @@ impl<'a> Run<'a> {
             batch: self.config.run.batch,
             workers: self.config.data.workers,
             skip_bad: self.config.data.skip_bad,
+            labels: None,
         };
         let classes = self.setup.labels.len();
         evaluate(&mut BurnClassifier::new(model)?, dataset, &self.setup.preprocessing, classes, &options)
     }
 
     fn save(&self) -> Result<(), TrainError> {
-        let weights: Weights = self.module.weights();
+        let weights = self.finite_weights()?;
         let (optimizer, _) = self.optimizer.save();
         let state = Checkpoint {
             position: self.position.clone(),
             weights,
             temperature: self.module.temperature(),
             optimizer,
+            train_seconds: self.train_time.as_secs_f64(),
         };
         let folder = self.folder.checkpoints();
         state.write(&folder.join(checkpoint::file_name(self.position.step)))?;
@@ -322,14 +331,14 @@ impl<'a> Run<'a> {
         TrainError::Mismatch(text)
     }
 
-    fn not_finite(&self, loss: f64) -> TrainError {
+    fn not_finite(&self, what: &'static str, value: f64) -> TrainError {
         let last = checkpoint::list(&self.folder.checkpoints()).ok().and_then(|all| all.last().cloned());
         let last = match last {
             Some(path) => format!("the last good checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".into(),
         };
         let advice = format!("{last}; try a lower optimizer.learning_rate, or optimizer.clip_norm=1");
-        let error = TrainError::NotFinite { step: self.position.step, loss, advice };
+        let error = TrainError::NotFinite { step: self.position.step, what, value, advice };
         // The error itself is what matters; a log that cannot be written must not hide it.
         self.log(&error.to_string()).unwrap_or_default();
         error
@@ -346,6 +355,7 @@ impl<'a> Run<'a> {
         let cost = cost(&self.setup.net);
         let (val_top1, best_epoch) = self.position.best.unwrap_or_default();
         let summary = Summary {
+            net: describe(self.config),
             folder: self.folder.path().into(),
             best: best_path,
             best_epoch,
@@ -356,8 +366,7 @@ impl<'a> Run<'a> {
             madds: cost.madds.fused_total(),
             train_seconds: self.train_time.as_secs_f64(),
         };
-        let text = serde_json::to_string_pretty(&summary).map_err(|e| TrainError::Mismatch(e.to_string()))?;
-        self.folder.write("summary.json", text.as_bytes())?;
+        self.folder.write_summary(&summary)?;
         self.log(&format!("finished: validation top-1 {val_top1:.4}, test top-1 {:?}", summary.test_top1))?;
         Ok(Outcome::Finished(summary))
     }

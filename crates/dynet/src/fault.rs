@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use dynet_train::TrainError;
+
 /// Result of a command.
 pub(crate) type Outcome = Result<ExitCode, Fault>;
 
@@ -49,6 +51,11 @@ impl<T, E: fmt::Display> Blame<T> for Result<T, E> {
     fn failure(self) -> Result<T, Fault> {
         self.map_err(|e| Fault::Failure(e.to_string()))
     }
+}
+
+/// Says who is at fault for an error of training or evaluating.
+pub(crate) fn blame(error: TrainError) -> Fault {
+    if error.is_input() { Fault::Input(error.to_string()) } else { Fault::Failure(error.to_string()) }
 }
 
 /// Writes to standard output; a reader that has gone away (`dynet models | head -1`) is no failure.

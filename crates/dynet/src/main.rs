@@ -1,12 +1,14 @@
 //! The `dynet` command: parses, calls the libraries, prints.
 #![forbid(unsafe_code)]
 
+mod classifier;
 mod commands;
 mod engine_args;
 mod fault;
 mod floor;
 mod net_args;
 mod npy;
+mod progress;
 mod table;
 
 use std::process::ExitCode;
@@ -33,6 +35,12 @@ enum Command {
     Infer(Box<commands::infer::Args>),
     /// List instruction sets and algorithms of the inference engine.
     Kernels(commands::kernels::Args),
+    /// Train a network on images.
+    Train(Box<commands::train::Args>),
+    /// Measure a model on a data set: top-1, top-5, confusion matrix, each class.
+    Eval(commands::eval::Args),
+    /// Classify images with a model.
+    Predict(commands::predict::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +50,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args),
         Command::Infer(args) => commands::infer::run(&args),
         Command::Kernels(args) => commands::kernels::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Predict(args) => commands::predict::run(&args),
     };
     match result {
         Ok(code) => code,

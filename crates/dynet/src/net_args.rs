@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use dynet_net::zoo::{self, ZooOptions};
 use dynet_net::{CoefActivation, Coefficients, DynamicOptions, Model, Net, Scope};
+use dynet_train::ModelConfig;
 
 use crate::fault::{Blame, Fault};
 
@@ -32,9 +33,9 @@ enum ScopeArg {
     Block,
 }
 
-/// Options of a network of the zoo.
+/// Options of a network's design.
 #[derive(Args)]
-pub(crate) struct NetArgs {
+pub(crate) struct DesignArgs {
     /// Make the net dynamic with K fixed kernels per output channel (of a dy_ net: its K).
     #[arg(long, value_name = "K", help_heading = "Network")]
     pub dynamic: Option<usize>,
@@ -59,18 +60,25 @@ pub(crate) struct NetArgs {
     /// Multiplier of all channel counts.
     #[arg(long, value_name = "W", help_heading = "Network")]
     width: Option<f64>,
-    /// Number of classes.
-    #[arg(long, value_name = "N", help_heading = "Network")]
-    classes: Option<usize>,
-    /// Channels of the images.
-    #[arg(long, value_name = "C", help_heading = "Network")]
-    channels: Option<usize>,
     /// Side of the images in pixels, or height and width as HxW.
     #[arg(long, value_name = "S", value_parser = parse_size, help_heading = "Network")]
     pub size: Option<[usize; 2]>,
     /// A stem for small images: stride 1, no max pooling.
     #[arg(long, help_heading = "Network")]
     small_stem: bool,
+}
+
+/// Options of a network of the zoo: its design, and what data would decide.
+#[derive(Args)]
+pub(crate) struct NetArgs {
+    #[command(flatten)]
+    pub design: DesignArgs,
+    /// Number of classes.
+    #[arg(long, value_name = "N", help_heading = "Network")]
+    classes: Option<usize>,
+    /// Channels of the images.
+    #[arg(long, value_name = "C", help_heading = "Network")]
+    channels: Option<usize>,
 }
 
 /// `224` or `360x480`.
@@ -82,16 +90,42 @@ pub(crate) fn parse_size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
-impl NetArgs {
-    /// The options of the dynamic convolutions, if any was given.
-    fn dynamic_options(&self, own: Option<DynamicOptions>) -> Result<Option<DynamicOptions>, Fault> {
-        let detail = self.coefficients.is_some()
+impl DesignArgs {
+    /// Whether any option was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.dynamic.is_some()
+            || self.has_detail()
+            || self.width.is_some()
+            || self.size.is_some()
+            || self.small_stem
+    }
+
+    /// Whether any detail of dynamic convolutions was given.
+    fn has_detail(&self) -> bool {
+        self.coefficients.is_some()
             || self.activation.is_some()
             || self.temperature.is_some()
             || self.scope.is_some()
             || self.squeeze.is_some()
-            || self.dropout.is_some();
-        if self.dynamic.is_none() && !detail {
+            || self.dropout.is_some()
+    }
+
+    /// Puts what was given over the net of a recipe.
+    ///
+    /// # Errors
+    /// An unknown net, or options that contradict each other.
+    pub(crate) fn apply(&self, model: &mut ModelConfig) -> Result<(), Fault> {
+        let own = zoo::find(&model.net).input()?.dynamic();
+        model.dynamic = self.dynamic_options(model.dynamic.or(own))?.or(model.dynamic);
+        model.width = self.width.unwrap_or(model.width);
+        model.size = self.size.or(model.size);
+        model.small_stem = self.small_stem.then_some(true).or(model.small_stem);
+        Ok(())
+    }
+
+    /// The options of the dynamic convolutions, if any was given.
+    fn dynamic_options(&self, own: Option<DynamicOptions>) -> Result<Option<DynamicOptions>, Fault> {
+        if self.dynamic.is_none() && !self.has_detail() {
             return Ok(None);
         }
         if self.dynamic.is_none() && own.is_none() {
@@ -126,17 +160,19 @@ impl NetArgs {
         options.dropout = self.dropout.unwrap_or(options.dropout);
         Ok(Some(options))
     }
+}
 
+impl NetArgs {
     /// The zoo's options with what was given on the command line.
     fn zoo_options(&self, own: Option<DynamicOptions>) -> Result<ZooOptions, Fault> {
         let standard = ZooOptions::default();
         Ok(ZooOptions {
-            width: self.width.unwrap_or(standard.width),
+            width: self.design.width.unwrap_or(standard.width),
             classes: self.classes.unwrap_or(standard.classes),
             channels: self.channels.unwrap_or(standard.channels),
-            size: self.size.unwrap_or(standard.size),
-            small_stem: self.small_stem,
-            dynamic: self.dynamic_options(own)?,
+            size: self.design.size.unwrap_or(standard.size),
+            small_stem: self.design.small_stem,
+            dynamic: self.design.dynamic_options(own)?,
         })
     }
 

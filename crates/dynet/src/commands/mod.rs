@@ -1,7 +1,10 @@
 //! One file a command: its arguments and what it prints.
 
 pub(crate) mod bench;
+pub(crate) mod eval;
 pub(crate) mod infer;
 pub(crate) mod kernels;
 pub(crate) mod models;
+pub(crate) mod predict;
 pub(crate) mod summary;
+pub(crate) mod train;
