@@ -185,3 +185,169 @@ impl ModuleMapper for Update<'_> {
         Param::from_mapped_value(id, tensor, mapper)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::optim::GradientsAccumulator;
+    use dynet_data::{Batch, Target};
+    use dynet_net::{Activation, Conv2d, DynamicOptions, NetBuilder, Op, Shape};
+
+    use super::*;
+    use crate::step::accumulate;
+
+    /// A dynamic convolution and a classifier; no batch normalisation, whose statistics would tell batches apart.
+    fn module() -> NetModule {
+        let mut builder = NetBuilder::new("tiny", Shape::new(1, 4, 4));
+        let first = builder.conv("first", builder.input(), Conv2d::new(1, 2, 3).keep_static().with_bias());
+        let second = builder.conv("second", first, Conv2d::new(2, 3, 3));
+        let x = builder.act(second, Activation::Relu);
+        let pooled = builder.push("pool", Op::GlobalAvgPool, &[x]);
+        builder.push("fc", Op::Linear { c_out: 3 }, &[pooled]);
+        let options = DynamicOptions { experts: 2, dropout: 0.0, ..DynamicOptions::default() };
+        let net = builder.finish().unwrap().to_dynamic(&options).unwrap();
+        NetModule::init(&net, 3, &crate::device().autodiff())
+    }
+
+    fn config() -> OptimizerConfig {
+        OptimizerConfig { nesterov: false, weight_decay: 0.01, ..OptimizerConfig::default() }
+    }
+
+    fn id_of(optimizer: &Optimizer, kind: ParamKind) -> ParamId {
+        *optimizer.specs.iter().find(|(_, spec)| spec.kind == kind).unwrap().0
+    }
+
+    /// Where 1 and -2 end after three updates at rate 0.1 with gradients (0.5, 0.25), (-1, 0.5), (0.25, -0.125).
+    fn three_steps(config: &OptimizerConfig, kind: ParamKind) -> [f32; 2] {
+        let mut optimizer = Optimizer::new(config, &module());
+        let id = id_of(&optimizer, kind);
+        let mut value = Tensor::<1>::from_data([1.0f32, -2.0], &crate::device());
+        for grad in [[0.5f32, 0.25], [-1.0, 0.5], [0.25, -0.125]] {
+            optimizer.steps += 1;
+            value = optimizer.update(id, value, Tensor::from_data(grad, &crate::device()), 0.1);
+        }
+        values(&value).try_into().unwrap()
+    }
+
+    /// Single precision in about ten operations: 1e-6.
+    fn assert_close(got: [f32; 2], want: [f64; 2]) {
+        assert!(got.iter().zip(want).all(|(g, w)| (f64::from(*g) - w).abs() < 1e-6), "{got:?}, {want:?}");
+    }
+
+    #[test]
+    fn rules_agree_with_pytorch() {
+        // torch.optim in double precision: SGD(0.1, momentum=0.9, weight_decay=0.01), with nesterov=True, without
+        // momentum and decay, AdamW(0.1, betas=(0.9, 0.99), weight_decay=0.1).
+        let sgd = config();
+        assert_close(three_steps(&sgd, ParamKind::ConvWeight), [1.023_984_749, -2.138_894_623]);
+        let nesterov = OptimizerConfig { nesterov: true, ..config() };
+        assert_close(three_steps(&nesterov, ParamKind::ConvWeight), [1.043_668_458, -2.181_217_024]);
+        let plain = OptimizerConfig { momentum: 0.0, weight_decay: 0.0, ..config() };
+        assert_close(three_steps(&plain, ParamKind::ConvWeight), [1.025, -2.0625]);
+        let adamw = OptimizerConfig { rule: Rule::AdamW, betas: [0.9, 0.99], weight_decay: 0.1, ..config() };
+        assert_close(three_steps(&adamw, ParamKind::LinearWeight), [0.922_162_224, -2.192_931_001]);
+    }
+
+    #[test]
+    fn decay_spares_norms_and_biases_and_predictors_have_their_rate() {
+        let without = OptimizerConfig { weight_decay: 0.0, ..config() };
+        let bias = three_steps(&config(), ParamKind::Bias);
+        assert_eq!(bias, three_steps(&without, ParamKind::Bias));
+        assert_ne!(bias, three_steps(&config(), ParamKind::ConvWeight));
+        let specs = module().param_specs();
+        assert!(specs.values().all(|spec| spec.decays() == spec.name.ends_with(".weight")));
+        let frozen = OptimizerConfig { predictor_rate: 0.0, ..config() };
+        assert_eq!(three_steps(&frozen, ParamKind::PredictorWeight), [1.0, -2.0]);
+    }
+
+    #[test]
+    fn the_mean_of_the_weights_follows_its_formula() {
+        let config = OptimizerConfig { momentum: 0.0, weight_decay: 0.0, ema: 0.25, ..config() };
+        let mut optimizer = Optimizer::new(&config, &module());
+        let id = id_of(&optimizer, ParamKind::LinearWeight);
+        let mut value = Tensor::<1>::from_data([0.0f32], &crate::device());
+        for _ in 0..3 {
+            optimizer.steps += 1;
+            value = optimizer.update(id, value, Tensor::from_data([-1.0f32], &crate::device()), 1.0);
+        }
+        // Weights 1, 2, 3; kept are min(0.25, 2/11), min(0.25, 3/12), min(0.25, 4/13): of the first nothing is
+        // averaged yet.
+        let want = (1.0 * 0.25 + 2.0 * 0.75) * 0.25 + 3.0 * 0.75;
+        assert_eq!(optimizer.averaged()["fc.weight"], [want]);
+    }
+
+    fn batch(images: std::ops::Range<usize>) -> Batch {
+        let pixel = |i: usize| ((i * 37 % 101) as f32) / 50.0 - 1.0;
+        Batch {
+            images: (images.start * 16..images.end * 16).map(pixel).collect(),
+            shape: [images.len(), 1, 4, 4],
+            targets: images.clone().map(|i| Target { a: i % 3, b: i % 3, share_a: 1.0 }).collect(),
+            indices: images.collect(),
+            skipped: Vec::new(),
+        }
+    }
+
+    fn gradients(module: &NetModule, batches: &[Batch]) -> GradientsParams {
+        let mut sum = GradientsAccumulator::new();
+        let device = crate::device().autodiff();
+        for batch in batches {
+            accumulate(module, batch, 0.1, batches.len(), &mut sum, &device);
+        }
+        sum.grads()
+    }
+
+    #[test]
+    fn averaged_passes_are_one_large_batch() {
+        let plain = OptimizerConfig { momentum: 0.0, weight_decay: 0.0, ..config() };
+        let module = module();
+        let after = |batches: &[Batch]| {
+            let grads = gradients(&module, batches);
+            Optimizer::new(&plain, &module).step(module.clone(), grads, 1.0).0.weights()
+        };
+        let (one, three) = (after(&[batch(0..6)]), after(&[batch(0..2), batch(2..4), batch(4..6)]));
+        for (name, tensor) in one.iter() {
+            let other = &three.get(name).unwrap().data;
+            // The order of sums differs: a few units in the last place of values below 1.
+            let near = tensor.data.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-6);
+            assert!(near, "{name}: {:?}, {other:?}", tensor.data);
+        }
+    }
+
+    #[test]
+    fn clipping_scales_all_gradients_together_and_only_where_they_are_too_long() {
+        let module = module();
+        let plain = OptimizerConfig { momentum: 0.0, weight_decay: 0.0, ..config() };
+        let moved = |clip_norm: f64| {
+            let config = OptimizerConfig { clip_norm, ..plain.clone() };
+            let grads = gradients(&module, &[batch(0..6)]);
+            let (after, norm) = Optimizer::new(&config, &module).step(module.clone(), grads, 1.0);
+            let mut square = 0.0;
+            for (name, tensor) in module.weights().iter() {
+                let new = &after.weights().get(name).unwrap().data.clone();
+                square += tensor.data.iter().zip(new).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            }
+            (square.sqrt(), norm)
+        };
+        let (free, _) = moved(0.0);
+        let (long, norm) = moved(1e3);
+        // The step is a difference of weights of order 1, each rounded to 6e-8.
+        assert!((free - long).abs() < 1e-9 && (free - norm).abs() < 1e-5 * norm, "{free}, {long}, {norm}");
+        let (clipped, _) = moved(norm / 8.0);
+        assert!((clipped - norm / 8.0).abs() < 1e-5 * norm, "{clipped}, {norm}");
+    }
+
+    #[test]
+    fn state_comes_back_by_name() {
+        let config = OptimizerConfig { ema: 0.9, rule: Rule::AdamW, ..config() };
+        let module = module();
+        let mut optimizer = Optimizer::new(&config, &module);
+        let (after, _) = optimizer.step(module.clone(), gradients(&module, &[batch(0..6)]), 0.1);
+        let (state, steps) = optimizer.save();
+        assert_eq!((steps, state.len()), (1, 3 * module.param_specs().len()));
+        // Another module of the same net has other ids.
+        let other = self::module();
+        let mut restored = Optimizer::new(&config, &other);
+        restored.restore(&state, steps, &crate::device());
+        assert_eq!(restored.save(), (state, 1));
+        assert!(after.weights() != module.weights());
+    }
+}

@@ -34,6 +34,7 @@ impl Setup {
     /// Images that cannot be read, a net that cannot be, or two that do not go together.
     pub fn new(config: &Config) -> Result<Self, TrainError> {
         config.check()?;
+        config.augment.check()?;
         let source = Source::from(config.data.source.clone());
         let options = OpenOptions {
             val_fraction: config.data.val_fraction,
