@@ -92,7 +92,8 @@ impl Checkpoint {
             views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|e| broken(&e))?;
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
-            ("position".to_owned(), serde_json::to_string(&self.position).map_err(|e| broken(&e))?),
+            // TOML and not JSON: the JSON reader's numbers are not always those that were written, to the last bit.
+            ("position".to_owned(), toml::to_string(&self.position).map_err(|e| broken(&e))?),
             ("temperature".to_owned(), self.temperature.map_or(String::new(), |t| t.to_bits().to_string())),
             ("train_seconds".to_owned(), self.train_seconds.to_string()),
             ("sha256".to_owned(), digest(&tensors)),
@@ -125,7 +126,7 @@ impl Checkpoint {
             return Err(format!("SHA-256 of the tensors: expected {expected}, got {got}"));
         }
         let mut checkpoint = Self {
-            position: serde_json::from_str(field("position")?).map_err(|e| format!("position: {e}"))?,
+            position: toml::from_str(field("position")?).map_err(|e| format!("position: {e}"))?,
             weights: Weights::new(),
             temperature: match field("temperature")?.as_str() {
                 "" => None,
@@ -186,11 +187,28 @@ pub(crate) fn file_name(step: usize) -> String {
 mod tests {
     use super::*;
 
+    fn report(epoch: usize) -> EpochReport {
+        EpochReport {
+            epoch,
+            step: 3 * epoch,
+            train_loss: epoch as f64 / 7.0,
+            train_top1: 1.0 / (epoch as f64).sqrt(),
+            val_loss: 1e-9 / epoch as f64,
+            val_top1: epoch as f64 / 1200.0,
+            val_top5: 1.0 - 1.0 / (3 * epoch) as f64,
+            learning_rate: 0.1 * (epoch as f64).cos(),
+            temperature: Some(30.0 / epoch as f32),
+            best: epoch == 1,
+        }
+    }
+
     fn checkpoint() -> Checkpoint {
         let mut weights = Weights::new();
         weights.insert("a.weight", vec![2, 3], vec![0.1, -0.0, 3.5, f32::MIN_POSITIVE, 1e30, 7.0]);
         let mut position =
             Position { epoch: 2, batch: 7, step: 33, best: Some((0.5, 1)), ..Default::default() };
+        // Thirds and sevenths take all digits of a number in print.
+        position.history = (1..50).map(report).collect();
         position.sums.add(64, 31, 0.1);
         position.sums.add(64, 30, 0.7);
         Checkpoint {

@@ -189,7 +189,7 @@ fn the_bits_do_not_depend_on_the_worker_threads() {
     let place = Place::new();
     let mut files = Vec::new();
     for workers in ["data.workers=0", "data.workers=3"] {
-        let config = place.recipe(&["run.epochs=1", workers]);
+        let config = place.recipe(&[workers]);
         let folder = place.run_folder(workers, &config);
         finish(&config, &folder, &mut Silent);
         files.push(bytes(&folder, "weights/last.safetensors"));

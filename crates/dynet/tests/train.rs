@@ -152,7 +152,7 @@ fn wrong_use_is_told_with_what_was_expected() {
         (&["train", "--set", "run.epoch=1"], "did you mean `epochs`"),
         (&["train", "--epochs", "0"], "run.epochs: expected 1 to"),
         (&["train", "--model", "resnet19"], "resnet18"),
-        (&["train", "--model", "resnet18", "--twin", "--data", "data"], "is static"),
+        (&["train", "--model", "resnet18", "--twin", "--data", "data", "--set", "run.batch=8"], "is static"),
         (&["train", "--data", "nowhere"], "nowhere"),
         (&["train", "--name", "a/b"], "without slashes"),
         (&["train", "--resume", "none"], "no config.toml"),
