@@ -38,7 +38,7 @@ fn resize_and_crop_are_torchvisions_within_one_in_255() {
         let (worst, at) =
             (0..got.len()).map(|i| (distance(i), i)).fold((0.0, 0), |a, b| if b.0 > a.0 { b } else { a });
         let differing = (0..got.len()).filter(|&i| distance(i) > 0.01).count();
-        println!("{differing} of {} values differ, by at most {worst}: {line:.40}", got.len());
+        eprintln!("{differing} of {} values differ, by at most {worst}: {line:.40}", got.len());
         assert!(worst < 1.01, "value {at} differs by {worst}: {line:.60}");
     }
 }

@@ -74,7 +74,8 @@ fn totals(cost: &NetCost, twin: Option<&NetCost>) -> String {
         None => Table::new(&["<total", ">static", ""]),
     };
     table.row(row("parameters", cost, twin, |c| c.params, false));
-    let lines: [(&str, fn(&Madds) -> u64); 7] = [
+    type Count = fn(&Madds) -> u64;
+    let lines: [(&str, Count); 7] = [
         ("MAdds of convolutions", |m| m.convolutions),
         ("      of the classifier", |m| m.classifier),
         ("      of predictors", |m| m.predictors),
