@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, ModelConfig};
+use crate::config::Config;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl Config {
             // One by one, so that the message names the setting at fault.
             merged(&table, &format!("--set {set}"))?;
         }
-        let config = merged(&with_main_net(table), "configuration")?;
+        let config = merged(&over_main_job(table), "configuration")?;
         config.check()?;
         Ok(config)
     }
@@ -96,23 +96,28 @@ fn merged(table: &toml::Table, origin: &str) -> Result<Config, ConfigError> {
     table.clone().try_into().map_err(|e| syntax(origin, &e))
 }
 
-/// A net that nobody named is the main job's, with what was said about it on top.
-fn with_main_net(mut table: toml::Table) -> toml::Table {
-    let named = table.get("model").is_some_and(|model| model.get("net").is_some());
-    if !named && let Ok(mut model) = toml::Table::try_from(ModelConfig::main_job()) {
-        if let Some(toml::Value::Table(given)) = table.remove("model") {
-            merge(&mut model, given);
-        }
-        table.insert("model".into(), toml::Value::Table(model));
+/// The defaults, which are the main job's, with `given` on top. A net that is named has none of the main job's.
+fn over_main_job(given: toml::Table) -> toml::Table {
+    let mut table = toml::Table::try_from(Config::default()).unwrap_or_default();
+    if given.get("model").is_some_and(|model| model.get("net").is_some()) {
+        table.remove("model");
     }
+    merge(&mut table, given);
     table
 }
+
+/// Values of which one form takes the place of another, tables though they are.
+const FORMS: [&str; 2] = ["crop", "activation"];
 
 /// Puts `top` over `base`, section by section.
 fn merge(base: &mut toml::Table, top: toml::Table) {
     for (key, value) in top {
         match (base.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => merge(below, above),
+            (Some(toml::Value::Table(below)), toml::Value::Table(above))
+                if !FORMS.contains(&key.as_str()) =>
+            {
+                merge(below, above);
+            }
             (_, value) => {
                 base.insert(key, value);
             }
@@ -196,7 +201,12 @@ mod tests {
         assert_eq!((named.width, named.dynamic), (1.0, None));
         let main = sets(&["model.width=0.25", "model.dynamic.dropout=0.5"]).unwrap().model;
         let dynamic = main.dynamic.unwrap();
-        assert_eq!((main.width, dynamic.experts, dynamic.dropout), (0.25, 4, 0.5));
+        let experts = Config::default().model.dynamic.unwrap().experts;
+        assert_eq!((main.width, dynamic.experts, dynamic.dropout), (0.25, experts, 0.5));
+        let augment = sets(&["augment.flip=0"]).unwrap().augment;
+        assert_eq!((augment.flip, augment.crop), (0.0, Config::default().augment.crop));
+        let resized = sets(&["augment.crop={resized={scale=[0.5, 1.0], ratio=[1.0, 1.0]}}"]).unwrap();
+        assert!(matches!(resized.augment.crop, dynet_data::Crop::Resized { .. }));
         for config in [sets(&["model.net=mobilenet_v2"]).unwrap(), Config::default()] {
             assert_eq!(parse(&config.to_toml(), "x").unwrap(), config);
         }

@@ -61,6 +61,9 @@ pub enum TrainError {
         /// The last good checkpoint and what to try.
         advice: String,
     },
+    /// What runs a model could not.
+    #[error("the model does not run: {0}")]
+    Classifier(String),
     /// A figure could not be drawn.
     #[error("{path}: {problem}")]
     Figure {
@@ -86,6 +89,6 @@ impl TrainError {
 
     /// Whether the user's input is at fault, not the run.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::NotFinite { .. } | Self::Figure { .. })
+        !matches!(self, Self::Io { .. } | Self::NotFinite { .. } | Self::Classifier(_) | Self::Figure { .. })
     }
 }

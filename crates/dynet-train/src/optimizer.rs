@@ -209,7 +209,8 @@ mod tests {
     }
 
     fn config() -> OptimizerConfig {
-        OptimizerConfig { nesterov: false, weight_decay: 0.01, ..OptimizerConfig::default() }
+        let standard = OptimizerConfig::default();
+        OptimizerConfig { nesterov: false, weight_decay: 0.01, predictor_rate: 1.0, ..standard }
     }
 
     fn id_of(optimizer: &Optimizer, kind: ParamKind) -> ParamId {

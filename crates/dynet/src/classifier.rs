@@ -1,10 +1,13 @@
 //! What runs a model file: the one place where the command chooses.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use dynet_engine::{Options, Plan, Session};
 use dynet_net::Model;
-use dynet_train::{BurnClassifier, Classifier};
+use dynet_train::{BurnClassifier, Classifier, TrainError};
 
 use crate::fault::{Blame, Fault};
 
@@ -23,11 +26,29 @@ pub(crate) fn read_model(path: &Path) -> Result<Model, Fault> {
     Model::read(&file).input()
 }
 
-/// What runs `model`.
+/// Most threads that a session of the engine takes.
+const MAX_THREADS: usize = 64;
+
+/// A model on the inference engine.
+struct EngineClassifier(Session);
+
+impl Classifier for EngineClassifier {
+    fn logits(&mut self, images: &[f32], _shape: [usize; 4]) -> Result<Vec<f32>, TrainError> {
+        let logits = self.0.run(images).map_err(|e| TrainError::Classifier(e.to_string()))?;
+        Ok(logits.to_vec())
+    }
+}
+
+/// What runs `model`: the engine, or Burn for what the engine does not take.
 ///
 /// # Errors
-/// A model that cannot be run.
+/// A model that neither can run.
 pub(crate) fn classifier(model: &Model) -> Result<Box<dyn Classifier>, Fault> {
+    if let Ok(plan) = Plan::compile(&model.net, &model.weights, &Options::default()) {
+        let threads = available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let session = Session::new(Arc::new(plan), threads).failure()?;
+        return Ok(Box::new(EngineClassifier(session)));
+    }
     Ok(Box::new(BurnClassifier::new(model).failure()?))
 }
 
