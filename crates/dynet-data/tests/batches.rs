@@ -1,5 +1,7 @@
 //! Batches: the same bits whoever makes them, and augmentation that does what its settings say.
 
+#![expect(clippy::unwrap_used, reason = "a test fails that way")]
+
 use std::sync::Arc;
 
 use dynet_data::*;

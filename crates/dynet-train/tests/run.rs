@@ -1,5 +1,7 @@
 //! Whole runs of a tiny net on images made on the fly.
 
+#![expect(clippy::unwrap_used, reason = "a test fails that way")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

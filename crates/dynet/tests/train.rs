@@ -1,5 +1,7 @@
 //! `dynet train`, `eval` and `predict`, run as a user runs them, on tiny images made on the fly.
 
+#![expect(clippy::unwrap_used, reason = "a test fails that way")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
