@@ -43,6 +43,21 @@ pub(crate) fn channel_block(channels: usize, nr: usize, pixel_blocks: usize) -> 
     panels.div_ceil(most).max(some) * nr
 }
 
+/// Rows of an output that Winograd's filtering computes at a time, a multiple of `side`: all where there are panels
+/// enough for each thread, since each tile transforms its own input; else a share for each thread.
+pub(crate) fn tile_rows(height: usize, panels: usize, side: usize) -> usize {
+    let rows = height.div_ceil(side);
+    let blocks = if panels.is_multiple_of(THREADS) && rows < 8 { 1 } else { THREADS };
+    rows.div_ceil(blocks) * side
+}
+
+/// Channels of a tile of Winograd's filtering: all, or a share for each thread if the pixels are one block.
+pub(crate) fn wide_channel_block(channels: usize, nr: usize, pixel_blocks: usize) -> usize {
+    let panels = channels.div_ceil(nr);
+    let blocks = if pixel_blocks == 1 { THREADS } else { 1 };
+    panels.div_ceil(blocks) * nr
+}
+
 /// How an output without weights is cut: into bands of pixels.
 pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) -> Grid {
     // 16 Ki values are some microseconds of work.

@@ -1,5 +1,6 @@
 //! `Plan::compile`: everything about a net that does not depend on the images, done once.
 
+use dynet_kernels::winograd::WinogradConv;
 use dynet_kernels::{Conv, Grid, Isa, KernelShape, Storage};
 use dynet_net::{Net, NodeId, Op, Shape, Weights};
 
@@ -7,7 +8,7 @@ use crate::blocks::MAX_IMAGES;
 use crate::error::PlanError;
 use crate::layout::{Layout, MAX_VALUES};
 use crate::lower::Lowering;
-use crate::step::{ConvStep, Head, Kind, Step, View};
+use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
 
 /// How a plan is made.
 #[derive(Clone, Debug)]
@@ -119,8 +120,12 @@ fn info(net: &Net, step: &Step) -> LayerInfo {
     let views = step.reads().into_iter().chain([step.output]).chain(step.sums);
     let (madds, fusion_madds, weight_bytes) = match &step.kind {
         Kind::Conv(c) => {
-            let weights = (c.weights.k() * c.weights.n()) as u64;
-            let fusion = if c.head.is_some() { c.weights.experts() as u64 * weights } else { 0 };
+            let stored = (c.weights.k() * c.weights.n()) as u64;
+            let weights = match &c.reading {
+                Reading::Winograd(geometry, side) => stored / side.products() as u64 * geometry.taps() as u64,
+                _ => stored,
+            };
+            let fusion = if c.head.is_some() { c.weights.experts() as u64 * stored } else { 0 };
             let (madds, bytes) = match &c.head {
                 Some(Head::Inline(gate)) => (gate.madds(), gate.len_bytes()),
                 _ => (0, 0),
@@ -164,7 +169,14 @@ pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
 
 /// Values of scratch that a convolution's kernel needs, a whole number of cache lines.
 pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
-    Conv::scratch_len(&c.weights).next_multiple_of(16)
+    let len = match &c.reading {
+        Reading::Winograd(geometry, side) => {
+            let rows = c.pixel_block.div_ceil(geometry.output()[1]);
+            WinogradConv::scratch_len(&c.weights, *side, geometry, rows)
+        }
+        _ => Conv::scratch_len(&c.weights),
+    };
+    len.next_multiple_of(16)
 }
 
 fn scratch_len(step: &Step) -> usize {
@@ -192,6 +204,8 @@ fn check_sizes(net: &Net) -> Result<(), PlanError> {
                 let shape = KernelShape { experts, c_out: c.c_out + 31, c_in: c.c_in / c.groups, taps: 1 };
                 let taps = (c.kernel[0] * c.kernel[1]) as u128;
                 let table = (node.shape.pixels() as u128) * taps;
+                // Winograd's filtering stores 36 values for a 3x3 kernel.
+                let taps = if c.kernel == [3, 3] { 36 } else { taps };
                 shape.len().map_or(u128::MAX, |len| (len as u128).saturating_mul(taps)).max(table)
             }
             Op::Linear { c_out } => (*c_out as u128 + 31) * net.node(node.inputs[0]).shape.c as u128,

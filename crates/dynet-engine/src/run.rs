@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
     Activation, Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile,
     conv, copy, grouped, pixelwise,
@@ -165,6 +166,10 @@ impl Frame<'_> {
                 Reading::Window(geometry) => {
                     let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
                     return grouped(isa, &c, scratch, &mut tile, sums);
+                }
+                Reading::Winograd(geometry, side) => {
+                    let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
+                    return winograd(isa, &c, scratch, &mut tile, sums);
                 }
                 Reading::Pointwise => None,
                 Reading::Table(taps) => Some(taps),

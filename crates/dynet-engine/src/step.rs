@@ -1,5 +1,6 @@
 //! What a plan consists of: steps, and views of the memory that they share.
 
+use dynet_kernels::winograd::Side;
 use dynet_kernels::{Activation, Border, Geometry, Panels, Taps};
 use dynet_net::{CoefActivation, NodeId};
 
@@ -74,6 +75,8 @@ pub(crate) enum Reading {
     Table(Taps),
     /// A sliding window over narrow groups.
     Window(Geometry),
+    /// Tile by tile, by Winograd's filtering.
+    Winograd(Geometry, Side),
 }
 
 /// A convolution with what happens before its store.
@@ -216,6 +219,10 @@ impl Step {
                 (Reading::Table(_), true) => "implicit fused",
                 (Reading::Window(_), false) => "sliding window",
                 (Reading::Window(_), true) => "window fused",
+                (Reading::Winograd(_, Side::Two), false) => "winograd 2",
+                (Reading::Winograd(_, Side::Two), true) => "winograd 2 fused",
+                (Reading::Winograd(_, Side::Four), false) => "winograd 4",
+                (Reading::Winograd(_, Side::Four), true) => "winograd 4 fused",
             },
             Kind::Dense(_) | Kind::Gate(_) => "matrix-vector",
             Kind::Border { .. } => "border",
