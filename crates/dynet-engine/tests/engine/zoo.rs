@@ -1,12 +1,8 @@
 //! Every net of the zoo, static and dynamic, with every option, against the naive interpreter.
 
-#![expect(clippy::unwrap_used, reason = "a test fails that way")]
-
-mod common;
-
 use std::sync::Arc;
 
-use common::{Random, error, interpret, weights};
+use crate::common::{Random, error, interpret, weights};
 use dynet_engine::{Isa, Options, Plan, Session, Storage};
 use dynet_net::zoo::{self, ZooOptions};
 use dynet_net::{CoefActivation, Coefficients, DynamicOptions, Net, Scope};

@@ -1,12 +1,8 @@
 //! Taps show what the net computes at a node, whatever is fused elsewhere.
 
-#![expect(clippy::unwrap_used, reason = "a test fails that way")]
-
-mod common;
-
 use std::sync::Arc;
 
-use common::{Random, error, interpret, weights};
+use crate::common::{Random, error, interpret, weights};
 use dynet_engine::{Options, Plan, Session};
 use dynet_net::zoo::{self, ZooOptions};
 use dynet_net::{Net, NodeId};

@@ -17,6 +17,10 @@ impl Random {
         self.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0
     }
 
+    pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())].clone()
+    }
+
     pub(crate) fn values(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.value()).collect()
     }

@@ -1,0 +1,10 @@
+//! The engine against a naive interpreter of nets in f64, and what it promises beside.
+
+#![expect(clippy::unwrap_used, reason = "a test fails that way")]
+
+mod common;
+mod convolutions;
+mod invariants;
+mod plans;
+mod taps;
+mod zoo;
