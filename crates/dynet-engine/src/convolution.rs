@@ -209,6 +209,8 @@ impl Lowering<'_> {
         let [weight, bias] =
             ["weight", "bias"].map(|s| tensor(self.net, self.weights, id, &format!("{layer}.{s}")));
         let width = if head.channels == 1 { 1 } else { self.isa.nr() };
+        // As many bytes as the fixed kernels, or nearly: 8 bits would be too few for the exponents of softmax.
+        let storage = if self.options.experts == Storage::F32 { Storage::F32 } else { Storage::Bf16 };
         let c_in = x.channels;
         let mut gate =
             Gate { x, weights: vec![], bias: vec![], activation: predictor.activation, channels: width };
@@ -224,7 +226,7 @@ impl Lowering<'_> {
                 }
             }
             let shape = KernelShape { experts: 1, c_out: head.experts * width, c_in, taps: 1 };
-            gate.weights.push(Panels::pack(self.isa, Storage::F32, shape, &rows));
+            gate.weights.push(Panels::pack(self.isa, storage, shape, &rows));
         }
         gate
     }

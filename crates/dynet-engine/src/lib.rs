@@ -33,7 +33,7 @@ mod run;
 mod session;
 mod step;
 
-pub use dynet_kernels::{Isa, Storage, UnknownIsa};
+pub use dynet_kernels::{Isa, Kernel, Storage, UnknownIsa, kernels};
 pub use error::{PlanError, RunError};
 pub use plan::{LayerInfo, Options, Plan};
 pub use session::Session;

@@ -13,7 +13,8 @@ use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
 /// How a plan is made.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Number format of the fixed kernels of dynamic convolutions; static kernels are f32.
+    /// Number format of the fixed kernels of dynamic convolutions; static kernels are f32. With bf16 or int8 the layers
+    /// that give the coefficients are bf16.
     pub experts: Storage,
     /// Instruction set.
     pub isa: Isa,

@@ -15,7 +15,7 @@ fn random(r: &mut Random) -> Option<Net> {
     let groups = r.pick(&[1, 1, 1, 2, 3, 8]);
     let per_group = [r.below(9) + 1, r.pick(&[1, 2, 5, 16, 40])];
     let [c_in, c_out] = per_group.map(|c| c * groups);
-    let mut b = NetBuilder::new("n", Shape::new(r.pick(&[1, 2, 3, 4, 6]), r.below(12) + 1, r.below(12) + 1));
+    let mut b = NetBuilder::new("n", Shape::new(r.pick(&[1, 2, 3, 4, 6]), r.below(20) + 1, r.below(20) + 1));
     let image = b.input();
     // The second convolution may be the one under test, or the first, which reads the images.
     let x = match r.below(3) {
@@ -90,8 +90,8 @@ proptest! {
             let logits = session.run(&images).expect("logits");
             for (image, got) in images.chunks(len).zip(logits.chunks(5)) {
                 let want = interpret(&net, &weights, image).pop().expect("logits");
-                // A few layers of f32.
-                prop_assert!(error(got, &want) < 1e-5, "{isa}: {:.1e}", error(got, &want));
+                // A few layers of f32, one of them perhaps in tiles of 4 x 4.
+                prop_assert!(error(got, &want) < 3e-5, "{isa}: {:.1e}", error(got, &want));
             }
         }
     }
