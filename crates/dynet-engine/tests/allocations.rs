@@ -1,7 +1,5 @@
 //! A session allocates in its first run and never again.
 
-#![expect(clippy::unwrap_used, reason = "a test fails that way")]
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
