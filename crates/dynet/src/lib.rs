@@ -4,9 +4,11 @@
 //! - [`nn`]: layers and networks for Burn;
 //! - [`data`]: image datasets, decoding, augmentation;
 //! - [`train`]: recipes, the training loop, evaluation;
-//! - [`engine`]: inference on CPUs.
+//! - [`engine`]: inference on CPUs;
+//! - [`analysis`]: correlation, coefficients, the report.
 #![forbid(unsafe_code)]
 
+pub use dynet_analysis as analysis;
 pub use dynet_data as data;
 pub use dynet_engine as engine;
 pub use dynet_net as net;

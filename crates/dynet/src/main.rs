@@ -41,6 +41,10 @@ enum Command {
     Eval(commands::eval::Args),
     /// Classify images with a model.
     Predict(commands::predict::Args),
+    /// Show how correlated the feature maps and kernels of models are: a report, one model or several side by side.
+    Analyze(Box<commands::analyze::Args>),
+    /// Set runs side by side: accuracy, cost, milliseconds, correlation.
+    Compare(Box<commands::compare::Args>),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,8 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Predict(args) => commands::predict::run(&args),
+        Command::Analyze(args) => commands::analyze::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,6 +1,8 @@
 //! One file a command: its arguments and what it prints.
 
+pub(crate) mod analyze;
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod eval;
 pub(crate) mod infer;
 pub(crate) mod kernels;

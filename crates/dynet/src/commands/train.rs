@@ -9,6 +9,7 @@ use dynet_net::Model;
 use dynet_train::{Config, Outcome as Ended, RunFolder, Setup, Summary, default_name, train};
 
 use crate::classifier::milliseconds_an_image;
+use crate::commands::analyze::twin_report;
 use crate::fault::{Blame, Fault, Outcome, blame, print};
 use crate::net_args::DesignArgs;
 use crate::progress::{Progress, Telling};
@@ -89,6 +90,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
         }
     } else {
         print(&describe(&results))?;
+    }
+    if let [net, twin] = &results[..] {
+        let report = twin_report([&net.summary.folder, &twin.summary.folder])?;
+        let event = || serde_json::json!({ "event": "report", "page": report.page });
+        print(&if args.json { format!("{}\n", event()) } else { format!("\n{}", report.text) })?;
     }
     Ok(ExitCode::SUCCESS)
 }
