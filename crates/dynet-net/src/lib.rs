@@ -31,6 +31,7 @@
 mod builder;
 pub mod cost;
 mod dynamic;
+pub mod formula;
 pub mod model;
 mod net;
 mod op;

@@ -12,6 +12,7 @@ mod net_module;
 mod norm;
 mod padding;
 mod pointwise;
+mod state;
 mod static_conv;
 
 pub use coefficients::{CoefPredictor, CoefPredictorConfig, FullyConnected};
