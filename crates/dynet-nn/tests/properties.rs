@@ -1,4 +1,5 @@
 //! What holds of any dynamic convolution, over random shapes and options.
+#![expect(clippy::unwrap_used, reason = "a test fails that way")]
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
