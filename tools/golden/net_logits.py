@@ -65,7 +65,7 @@ def entry(name, experts, gain, net):
     print(f"{name}+{experts}: gain {gain}, logits to {largest.max():.3g}, images {apart:.2g} apart, coefficients "
           f"{min(moved, default=1):.2g} to {max(moved, default=1):.2g}, f32 error {error:.1g}", flush=True)
     assert apart > 0.02 and 0.05 < largest.min() < 100 and error < 2e-5, "a net that tells little"
-    assert min(moved, default=1) > 1e-4, "a predictor that says the same of both images"
+    assert min(moved, default=1) > 1e-5, "a predictor that says the same of both images"
     return {"name": name, "experts": experts, "gain": gain, "f32_error": float(f"{error:.1e}"),
             "logits": [[float(f"{v:.9g}") for v in row] for row in logits.tolist()]}
 
