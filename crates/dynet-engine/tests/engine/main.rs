@@ -4,6 +4,7 @@
 
 mod common;
 mod convolutions;
+mod golden;
 mod invariants;
 mod plans;
 mod taps;
