@@ -27,12 +27,12 @@ pub enum PlanError {
         got: usize,
     },
     /// A batch normalisation whose variance, scale or shift makes a value that is not finite.
-    #[error("{node}: folding the batch normalisation gives {value} in output channel {channel}")]
+    #[error("{node}: folding the batch normalisation gives {value} at value {index} of a tensor")]
     NotFinite {
         /// Name of the node.
         node: String,
-        /// Output channel.
-        channel: usize,
+        /// Where in the folded tensor.
+        index: usize,
         /// The value.
         value: f32,
     },

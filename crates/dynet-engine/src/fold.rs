@@ -56,8 +56,8 @@ pub(crate) fn fold(kernels: &mut [f32], fan_in: usize, bias: &mut [f32], affine:
 pub(crate) fn finite(net: &Net, id: NodeId, values: &[f32]) -> Result<(), PlanError> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
-        Some(channel) => {
-            Err(PlanError::NotFinite { node: net.node(id).name.clone(), channel, value: values[channel] })
+        Some(index) => {
+            Err(PlanError::NotFinite { node: net.node(id).name.clone(), index, value: values[index] })
         }
     }
 }
