@@ -9,6 +9,7 @@ mod generic;
 mod vector;
 
 pub mod activation;
+pub mod backward;
 pub mod buffer;
 pub mod conv;
 pub mod copy;

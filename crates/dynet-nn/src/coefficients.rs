@@ -106,7 +106,7 @@ impl FullyConnected {
 /// or sigmoid. No statistic of the batch takes part, so one image is a batch.
 #[derive(Module, Debug)]
 pub struct CoefPredictor {
-    dropout: Dropout,
+    pub(crate) dropout: Dropout,
     /// Layer between pooling and heads, with a ReLU behind it.
     pub reduce: Option<FullyConnected>,
     /// The scores of all heads, one head behind the other, each expert-major: row `e * channels + c`.

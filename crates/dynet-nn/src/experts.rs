@@ -67,6 +67,11 @@ impl ExpertConv2d {
         self.form = form;
     }
 
+    /// Whether a form is forced.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.form.is_some()
+    }
+
     /// Convolves each image with its own mixture of the experts.
     ///
     /// # Shapes

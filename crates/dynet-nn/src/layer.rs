@@ -2,6 +2,8 @@
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::nn::{Dropout, DropoutConfig};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Flex};
 use burn::tensor::{Device, Tensor, TensorData};
 use dynet_net::{Conv2d, Net, NodeId, Op, ParamSpec, Weights};
 
@@ -74,6 +76,34 @@ impl Layer {
         let mut collect = Collect(Vec::new());
         self.visit(&mut collect);
         collect.0
+    }
+}
+
+impl Layer {
+    /// Its trainable tensors in the order of [`Net::params_of`]; `None` where one is not on a CPU with autodiff.
+    pub(crate) fn tracked(&self) -> Option<Vec<FloatTensor<Autodiff<Flex>>>> {
+        struct Collect(Option<Vec<FloatTensor<Autodiff<Flex>>>>);
+        impl ModuleVisitor for Collect {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if let Some(list) = &mut self.0 {
+                    match crate::ops::tracked(param.val()) {
+                        Some(tensor) => list.push(tensor),
+                        None => self.0 = None,
+                    }
+                }
+            }
+        }
+        let mut collect = Collect(Some(Vec::new()));
+        self.visit(&mut collect);
+        let mut list = collect.0?;
+        match self {
+            // Behind scale and shift stand the running statistics.
+            Self::Norm(_) => list.truncate(2),
+            // Behind the layers stands the temperature.
+            Self::Predictor(predictor) => list.truncate(if predictor.reduce.is_some() { 4 } else { 2 }),
+            _ => {}
+        }
+        Some(list)
     }
 }
 

@@ -10,6 +10,7 @@ use dynet_net::{Net, Node, NodeId, Op, ParamSpec, Weights};
 use crate::error::{ConfigError, NnError, check_temperature};
 use crate::experts::Form;
 use crate::layer::Layer;
+use crate::ops::{self, Graph};
 use crate::pointwise::{activate, global_avg_pool, max_pool, shuffle};
 
 /// Runs a [`Net`] with Burn's tensors. On an autodiff device it trains: dropout drops, and batch normalisation uses
@@ -28,6 +29,8 @@ struct Plan {
     net: Net,
     /// For each node, the nodes that nobody reads after it.
     finished: Vec<Vec<usize>>,
+    /// The net as one operation, where it has nothing that only Burn's own operations do.
+    graph: Option<Arc<Graph>>,
 }
 
 impl Plan {
@@ -41,7 +44,7 @@ impl Plan {
         for (index, reader) in last_reader.iter().enumerate().take(net.output().index()) {
             finished[*reader].push(index);
         }
-        Self { net: net.clone(), finished }
+        Self { net: net.clone(), finished, graph: Graph::new(net).map(Arc::new) }
     }
 }
 
@@ -110,7 +113,55 @@ impl NetModule {
     /// # Panics
     /// Where the images have other channels than the net's input, or are too small for a layer.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.forward_taps(images, &[]).0
+        self.forward_at_once(&images).unwrap_or_else(|| self.forward_taps(images, &[]).0)
+    }
+
+    /// Trains the whole net as one operation on a CPU; `None` where Burn's own operations have to do it: on other
+    /// devices, and with a forced form or a frozen layer.
+    fn forward_at_once(&self, images: &Tensor<4>) -> Option<Tensor<2>> {
+        let graph = self.plan.graph.as_ref()?;
+        let own = |layer: &Layer| match layer {
+            Layer::Dynamic(conv) => conv.is_forced(),
+            Layer::Norm(norm) => !norm.is_training(),
+            _ => false,
+        };
+        if !images.device().is_autodiff() || self.layers.iter().flatten().any(own) {
+            return None;
+        }
+        let [n, ..] = images.dims();
+        let params = self.layers.iter().flatten().map(Layer::tracked).collect::<Option<Vec<_>>>()?.concat();
+        let masks = || self.masks(images);
+        let temperature = self.temperature().unwrap_or(1.0);
+        let outcome = ops::forward(graph, images, params, masks, temperature)?;
+        for (node, mean, variance) in outcome.statistics {
+            if let Some(Layer::Norm(norm)) = &self.layers[node] {
+                let pixels = self.plan.net.nodes()[node].shape.pixels();
+                let [mean, variance] = [mean, variance]
+                    .map(|values| Tensor::from_data(values.as_slice(), &images.device()));
+                norm.absorb(mean, variance, n * pixels);
+            }
+        }
+        Some(outcome.logits)
+    }
+
+    /// For each node that drops a factor for each value, drawn as Burn's layer draws it.
+    fn masks(&self, images: &Tensor<4>) -> Vec<Option<Vec<f32>>> {
+        let [n, ..] = images.dims();
+        let net = &self.plan.net;
+        let drawn = net.nodes().iter().zip(&self.layers).map(|(node, layer)| {
+            let shape = net.node(*node.inputs.first()?).shape;
+            let (dropout, shape) = match layer {
+                Some(Layer::Predictor(predictor)) => (&predictor.dropout, [n, shape.c, 1, 1]),
+                Some(Layer::Dropout(dropout)) => (dropout, [n, shape.c, shape.h, shape.w]),
+                _ => return None,
+            };
+            if dropout.prob == 0.0 {
+                return None;
+            }
+            let ones = Tensor::<4>::ones(shape, &images.device());
+            Some(dropout.forward(ones).into_data().iter::<f32>().collect())
+        });
+        drawn.collect()
     }
 
     /// The logits, and the outputs of other nodes on the way.

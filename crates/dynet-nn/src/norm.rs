@@ -60,13 +60,23 @@ impl BatchNorm2d {
             return batch_norm(images, self.weight.val(), self.bias.val(), mean, var, self.eps);
         }
         let [n, _, h, w] = images.dims();
-        let count = (n * h * w) as f64;
         let batch = batch_norm_train(images, self.weight.val(), self.bias.val(), self.eps);
-        self.track(&self.running_mean, batch.mean);
-        if count > 1.0 {
-            self.track(&self.running_var, batch.variance * (count / (count - 1.0)));
-        }
+        self.absorb(batch.mean, batch.variance, n * h * w);
         batch.output
+    }
+
+    /// Whether it uses the batch's statistics on an autodiff device, and does not stand still as a frozen layer.
+    pub(crate) fn is_training(&self) -> bool {
+        self.training.is_enabled()
+    }
+
+    /// Takes mean and biased variance of a batch of `count` values a channel into the running statistics.
+    pub(crate) fn absorb(&self, mean: Tensor<1>, variance: Tensor<1>, count: usize) {
+        self.track(&self.running_mean, mean);
+        if count > 1 {
+            let count = count as f64;
+            self.track(&self.running_var, variance * (count / (count - 1.0)));
+        }
     }
 
     /// Moves a running statistic towards that of a batch.

@@ -1,0 +1,340 @@
+//! The dense convolution of a batch and the gradient of its input, static or fused for each image.
+//!
+//! Static layers see the batch as one image: rows of several images share a tile. Dynamic ones fuse a panel for one
+//! image after the other while its experts are in cache; forward the coefficients are the panel's columns, backward
+//! its rows.
+
+use crate::activation::Activation;
+use crate::backward::fuse::{FuseColumns, FuseRows};
+use crate::backward::team::{Raw, Team};
+use crate::backward::transpose::Transpose;
+use crate::backward::window::{Class, Window};
+use crate::generic::gemm::{PanelProduct, Sink, Source};
+use crate::isa::Isa;
+
+/// Bytes of input that a part of a static layer goes through with one panel after the other: a quarter of a cache of
+/// 1 MiB.
+const CHUNK_BYTES: usize = 1 << 18;
+
+/// A dense convolution of a batch; a fully connected layer is one whose images have one pixel.
+///
+/// # Shapes
+/// Input `[images][pixels][c_in]`, weights `[experts][c_out][c_in][kh * kw]`, output `[images][output pixels][c_out]`,
+/// coefficients `[images][experts][c_out]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense<'a> {
+    /// Which pixels are read.
+    pub window: &'a Window,
+    /// Input channels.
+    pub c_in: usize,
+    /// Output channels.
+    pub c_out: usize,
+    /// Fixed kernels of each output channel; static layers have one.
+    pub experts: usize,
+    /// The weights.
+    pub weights: &'a [f32],
+}
+
+/// A panel of `nr` channels from `c0` on, `cols` of which exist.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub(super) c0: usize,
+    pub(super) cols: usize,
+}
+
+impl Block {
+    pub(super) fn new(index: usize, nr: usize, channels: usize) -> Self {
+        let c0 = index * nr;
+        Self { c0, cols: nr.min(channels - c0) }
+    }
+}
+
+impl Dense<'_> {
+    /// Rows of a panel.
+    pub(super) fn k(&self) -> usize {
+        self.c_in * self.window.taps()
+    }
+
+    pub(super) fn check(&self, x: usize, y: usize) {
+        let Self { window: w, c_in, c_out, experts, weights } = self;
+        assert_eq!(weights.len(), experts * c_out * c_in * w.taps(), "weights of {c_in} -> {c_out} channels");
+        assert_eq!(x, w.images * w.inputs() * c_in, "input of {c_in} channels");
+        assert_eq!(y, w.images * w.outputs() * c_out, "output of {c_out} channels");
+    }
+
+    fn check_coefs(&self, coefs: &[f32]) {
+        let expected = self.window.images * self.experts * self.c_out;
+        assert_eq!(coefs.len(), expected, "coefficients of {} x {} channels", self.experts, self.c_out);
+    }
+
+    /// Packs a panel of output channels, `[tap][c_in][experts][nr]`.
+    fn pack(&self, isa: Isa, block: Block, packed: &mut [f32]) {
+        let (k, taps, c_in, experts, nr) = (self.k(), self.window.taps(), self.c_in, self.experts, isa.nr());
+        assert!(packed.len() >= k * experts * nr, "a panel of {k} rows");
+        if block.cols < nr {
+            packed[..k * experts * nr].fill(0.0);
+        }
+        for e in 0..experts {
+            isa.run(Transpose {
+                src: self.weights[(e * self.c_out + block.c0) * k..].as_ptr(),
+                from: |r| r * k,
+                rows: block.cols,
+                cols: k,
+                dst: packed[e * nr..].as_mut_ptr(),
+                to: |q| (q % taps * c_in + q / taps) * experts * nr,
+            });
+        }
+    }
+
+    /// Packs a panel of input channels, `[tap in the order of the classes][c_out][experts][nr]`.
+    fn pack_transposed(&self, isa: Isa, block: Block, packed: &mut [f32]) {
+        let (k, taps, c_out, experts, nr) =
+            (self.k(), self.window.taps(), self.c_out, self.experts, isa.nr());
+        assert!(packed.len() >= taps * c_out * experts * nr, "a panel of {} rows", taps * c_out);
+        if block.cols < nr {
+            packed[..taps * c_out * experts * nr].fill(0.0);
+        }
+        let mut places = vec![0; taps];
+        for (place, tap) in self.window.classes.iter().flat_map(|c| &c.taps).enumerate() {
+            places[*tap] = place;
+        }
+        for e in 0..experts {
+            for co in 0..c_out {
+                let src = &self.weights[(e * c_out + co) * k + block.c0 * taps..][..block.cols * taps];
+                let dst = &mut packed[(co * experts + e) * nr..];
+                if taps == 1 {
+                    dst[..block.cols].copy_from_slice(src);
+                    continue;
+                }
+                isa.run(Transpose {
+                    src: src.as_ptr(),
+                    from: |r| r * taps,
+                    rows: block.cols,
+                    cols: taps,
+                    dst: dst.as_mut_ptr(),
+                    to: |t| places[t] * c_out * experts * nr,
+                });
+            }
+        }
+    }
+
+    /// Rows `row0..` of the batch's input as the left operand.
+    fn source(&self, x: &[f32], row0: usize) -> Source {
+        let (w, ld) = (self.window, self.c_in);
+        if w.table.is_empty() {
+            let base = x[row0 * ld..].as_ptr();
+            return Source { base, ld, table: std::ptr::null(), taps: 1, len: ld };
+        }
+        let table = w.table[row0 * w.taps()..].as_ptr();
+        Source { base: x.as_ptr(), ld, table, taps: w.taps(), len: ld }
+    }
+
+    /// `out = x (*) w + bias`, all images with the same kernel; several experts' weights may be given as those of
+    /// `experts * c_out` output channels.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other.
+    pub fn forward(&self, team: &mut Team, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        self.check(x.len(), out.len());
+        assert_eq!(self.experts, 1, "a static layer has one kernel");
+        let (isa, k, n) = (team.isa, self.k(), self.c_out);
+        let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
+        let panels = n.div_ceil(nr);
+        let mut packed = team.take_shared(panels * k * nr);
+        team.chunks(&mut packed[..panels * k * nr], k * nr, |p, packed| {
+            self.pack(isa, Block::new(p, nr, n), packed);
+        });
+        let chunk = chunk_rows(rows, self.c_in);
+        let out = Raw::of(out);
+        team.run(rows.div_ceil(chunk) * panels, 0, |part, _| {
+            let (row0, block) = (part / panels * chunk, Block::new(part % panels, nr, n));
+            let sink = sink(out.at(row0 * n + block.c0), n, block, bias.map(|b| &b[block.c0..]), false);
+            let panel = packed[part % panels * k * nr..].as_ptr();
+            let rows = chunk.min(rows - row0);
+            isa.run(PanelProduct { rows, source: self.source(x, row0), panel, sink });
+        });
+        team.put_back(packed);
+    }
+
+    /// `out = x (*) sum_i eta_i w_i + bias`, each image with a kernel of its own.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other.
+    pub fn forward_fused(
+        &self,
+        team: &mut Team,
+        coefs: &[f32],
+        x: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        self.check(x.len(), out.len());
+        self.check_coefs(coefs);
+        let (isa, k, n, experts) = (team.isa, self.k(), self.c_out, self.experts);
+        let (nr, rows, images) = (isa.nr(), self.window.outputs(), self.window.images);
+        let panels = n.div_ceil(nr);
+        let group = images_of_part(images, panels);
+        let out = Raw::of(out);
+        let groups = images.div_ceil(group);
+        team.run(panels * groups, k * (experts + 1) * nr, |part, scratch| {
+            let (fused, packed) = scratch.split_at_mut(k * nr);
+            let block = Block::new(part / groups, nr, n);
+            self.pack(isa, block, packed);
+            let first = part % groups * group;
+            for image in first..images.min(first + group) {
+                let coefs = coefs[image * experts * n + block.c0..].as_ptr();
+                isa.run(FuseColumns { packed, coefs, step: n, experts, cols: block.cols, fused: &mut *fused });
+                let row0 = image * rows;
+                let sink = sink(out.at(row0 * n + block.c0), n, block, bias.map(|b| &b[block.c0..]), false);
+                isa.run(PanelProduct { rows, source: self.source(x, row0), panel: fused.as_ptr(), sink });
+            }
+        });
+    }
+
+    /// The gradient of the input from that of the output; added to `dx` where `adds`.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other.
+    pub fn backward_input(&self, team: &mut Team, dy: &[f32], dx: &mut [f32], adds: bool) {
+        self.check(dx.len(), dy.len());
+        assert_eq!(self.experts, 1, "a static layer has one kernel");
+        let (isa, n, images) = (team.isa, self.c_in, self.window.images);
+        let (nr, k) = (isa.nr(), self.c_out * self.window.taps());
+        let panels = n.div_ceil(nr);
+        let mut packed = team.take_shared(panels * k * nr);
+        team.chunks(&mut packed[..panels * k * nr], k * nr, |p, packed| {
+            self.pack_transposed(isa, Block::new(p, nr, n), packed);
+        });
+        let dx = Raw::of(dx);
+        let mut tap0 = 0;
+        for class in &self.window.classes {
+            let rows = images * class.pixels.len();
+            let chunk = chunk_rows(rows, self.c_out);
+            team.run(rows.div_ceil(chunk) * panels, chunk * nr, |part, scratch| {
+                let block = Block::new(part % panels, nr, n);
+                let row0 = part / panels * chunk;
+                let panel = &packed[(part % panels * self.window.taps() + tap0) * self.c_out * nr..];
+                let rows = row0..rows.min(row0 + chunk);
+                self.class_rows(isa, class, dy, panel, rows, block, (dx, adds), scratch);
+            });
+            tap0 += class.taps.len();
+        }
+        team.put_back(packed);
+    }
+
+    /// [`Self::backward_input`] with a kernel for each image.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other.
+    pub fn backward_input_fused(
+        &self,
+        team: &mut Team,
+        coefs: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        adds: bool,
+    ) {
+        self.check(dx.len(), dy.len());
+        self.check_coefs(coefs);
+        let (isa, n, images, experts) = (team.isa, self.c_in, self.window.images, self.experts);
+        let (nr, k) = (isa.nr(), self.c_out * self.window.taps());
+        let panels = n.div_ceil(nr);
+        let group = images_of_part(images, panels);
+        let groups = images.div_ceil(group);
+        let largest = self.window.classes.iter().map(|c| c.pixels.len()).max().unwrap_or(0);
+        let dx = Raw::of(dx);
+        team.run(panels * groups, k * (experts + 1) * nr + largest * nr, |part, scratch| {
+            let (fused, rest) = scratch.split_at_mut(k * nr);
+            let (packed, rest) = rest.split_at_mut(k * experts * nr);
+            let block = Block::new(part / groups, nr, n);
+            self.pack_transposed(isa, block, packed);
+            let first = part % groups * group;
+            for image in first..images.min(first + group) {
+                let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
+                isa.run(FuseRows { packed, coefs, experts, fused: &mut *fused });
+                let mut tap0 = 0;
+                for class in &self.window.classes {
+                    let rows = image * class.pixels.len()..(image + 1) * class.pixels.len();
+                    let panel = &fused[tap0 * self.c_out * nr..];
+                    self.class_rows(isa, class, dy, panel, rows, block, (dx, adds), rest);
+                    tap0 += class.taps.len();
+                }
+            }
+        });
+    }
+
+    /// Input pixels `rows` of a class, counted through the batch, for one panel.
+    #[expect(clippy::too_many_arguments, reason = "the two callers share everything")]
+    fn class_rows(
+        &self,
+        isa: Isa,
+        class: &Class,
+        dy: &[f32],
+        panel: &[f32],
+        rows: std::ops::Range<usize>,
+        block: Block,
+        (dx, adds): (Raw, bool),
+        scratch: &mut [f32],
+    ) {
+        let (n, ld, taps, nr) = (self.c_in, self.c_out, class.taps.len(), isa.nr());
+        let source = if self.window.table.is_empty() {
+            let base = dy[rows.start * ld..].as_ptr();
+            Source { base, ld, table: std::ptr::null(), taps: 1, len: ld }
+        } else {
+            let table = class.table[rows.start * taps..].as_ptr();
+            Source { base: dy.as_ptr(), ld, table, taps, len: ld }
+        };
+        let panel = panel.as_ptr();
+        if self.window.classes.len() == 1 && class.pixels.len() == self.window.inputs() {
+            let sink = sink(dx.at(rows.start * n + block.c0), n, block, None, adds);
+            return isa.run(PanelProduct { rows: rows.len(), source, panel, sink });
+        }
+        let at = |row: usize| {
+            let (image, pixel) = (row / class.pixels.len(), class.pixels[row % class.pixels.len()]);
+            // SAFETY: this part alone has the columns of the block of these pixels.
+            unsafe { dx.slice((image * self.window.inputs() + pixel as usize) * n + block.c0, block.cols) }
+        };
+        if taps == 0 {
+            if !adds {
+                rows.for_each(|row| at(row).fill(0.0));
+            }
+            return;
+        }
+        let sink = sink(scratch.as_mut_ptr(), nr, block, None, false);
+        assert!(scratch.len() >= rows.len() * nr, "scratch of {} rows", rows.len());
+        isa.run(PanelProduct { rows: rows.len(), source, panel, sink });
+        for (row, values) in rows.zip(scratch.chunks_exact(nr)) {
+            let dx = at(row);
+            if adds {
+                dx.iter_mut().zip(values).for_each(|(x, y)| *x += y);
+            } else {
+                dx.copy_from_slice(&values[..block.cols]);
+            }
+        }
+    }
+}
+
+/// Where a panel's results go; `adds` to what is there.
+fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>, adds: bool) -> Sink {
+    Sink {
+        out,
+        ld,
+        cols: block.cols,
+        bias: bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
+        residual: if adds { out } else { std::ptr::null() },
+        residual_ld: ld,
+        act: Activation::None,
+        sums: std::ptr::null_mut(),
+    }
+}
+
+/// Rows of a part of a static layer whose rows are gathered from pixels of `channels` values.
+fn chunk_rows(rows: usize, channels: usize) -> usize {
+    // At least 8 tiles of 14 rows for each panel that is read; at least two parts.
+    (CHUNK_BYTES / 4 / channels).clamp(112, 1792).min(rows.div_ceil(2)).max(1)
+}
+
+/// Images that one part of a dynamic layer goes through with one panel: all of them where there are panels enough.
+fn images_of_part(images: usize, panels: usize) -> usize {
+    images.div_ceil(8usize.div_ceil(panels)).max(1)
+}

@@ -1,0 +1,248 @@
+//! Gradients of the weights and coefficients of a dense convolution of a batch.
+//!
+//! A panel of output channels is a part of the job: its columns of the output's gradient are copied into rows without
+//! gaps, then every tile of (input channels) x (panel) runs over the pixels. A dynamic layer's tile runs over all
+//! images while its experts and their gradients are in the first cache.
+
+use crate::backward::dense::{Block, Dense};
+use crate::backward::team::{Raw, Team};
+use crate::backward::transpose::Transpose;
+use crate::backward::weight_tile::{DynamicTile, Operands, Pair, StaticTile, dynamic_rows};
+use crate::geometry::ZERO;
+use crate::isa::Isa;
+
+/// Pixels that are multiplied at once: 512 rows of a panel are 64 KiB.
+const CHUNK: usize = 512;
+
+/// The same where tiles go through whole images: 4096 rows of a panel are half of a cache of 1 MiB.
+const CHUNK_OF_IMAGES: usize = 4096;
+
+/// Input channels in tiles of nearly equal height.
+#[derive(Clone, Copy)]
+struct Tiles {
+    count: usize,
+    channels: usize,
+}
+
+impl Tiles {
+    fn new(channels: usize, most: usize) -> Self {
+        Self { count: channels.div_ceil(most), channels }
+    }
+
+    /// First channel and number of channels of a tile.
+    fn at(self, tile: usize) -> [usize; 2] {
+        let start = |i: usize| i * self.channels / self.count;
+        [start(tile), start(tile + 1) - start(tile)]
+    }
+}
+
+impl Dense<'_> {
+    /// Rows of the largest tile.
+    fn mr(isa: Isa) -> usize {
+        match isa {
+            Isa::Avx512(_) => 14,
+            Isa::Avx2Fma(_) => 6,
+            Isa::Portable => 4,
+        }
+    }
+
+    /// Copies columns of rows `rows` of the output's gradient into rows of `nr`.
+    fn copy_panel(&self, dy: &[f32], rows: std::ops::Range<usize>, block: Block, nr: usize, out: &mut [f32]) {
+        for (row, out) in rows.zip(out.chunks_exact_mut(nr)) {
+            let from = &dy[row * self.c_out + block.c0..][..block.cols];
+            out[..block.cols].copy_from_slice(from);
+            out[block.cols..].fill(0.0);
+        }
+    }
+
+    /// The pairs of `rows` with one element of the kernel; rows of the gradient count from `first` on.
+    fn pairs(&self, rows: std::ops::Range<usize>, first: usize, tap: usize, pairs: &mut Vec<Pair>) {
+        let (table, taps) = (&self.window.table, self.window.taps());
+        for row in rows {
+            let pixel = if table.is_empty() { row as u32 } else { table[row * taps + tap] };
+            if pixel != ZERO {
+                pairs.push([pixel, (row - first) as u32]);
+            }
+        }
+    }
+
+    /// Parts along the input channels: enough parts for the threads where there are few panels.
+    fn splits(panels: usize, tiles: usize) -> usize {
+        8usize.div_ceil(panels).min(tiles)
+    }
+
+    /// The gradient of the weights of a static layer.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other.
+    pub fn backward_weights(&self, team: &mut Team, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        self.check(x.len(), dy.len());
+        assert_eq!((self.experts, dw.len()), (1, self.weights.len()), "gradient of the weights");
+        let (isa, k, taps, n) = (team.isa, self.k(), self.window.taps(), self.c_out);
+        let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
+        let tiles = Tiles::new(self.c_in, Self::mr(isa));
+        let panels = n.div_ceil(nr);
+        let splits = Self::splits(panels, tiles.count);
+        let dw = Raw::of(dw);
+        team.run(panels * splits, CHUNK * nr + k * nr, |part, scratch| {
+            let (block, split) = (Block::new(part / splits, nr, n), part % splits);
+            let tiles = (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
+            let (panel, sums) = scratch.split_at_mut(CHUNK * nr);
+            let sums = &mut sums[..k * nr];
+            sums.fill(0.0);
+            let mut pairs = vec![Vec::with_capacity(CHUNK); taps];
+            for first in (0..rows).step_by(CHUNK) {
+                let rows = first..rows.min(first + CHUNK);
+                self.copy_panel(dy, rows.clone(), block, nr, panel);
+                for (tap, pairs) in pairs.iter_mut().enumerate() {
+                    pairs.clear();
+                    self.pairs(rows.clone(), first, tap, pairs);
+                }
+                for [c, rows] in tiles.clone() {
+                    for (tap, pairs) in pairs.iter().enumerate() {
+                        let (x_ld, cols) = (self.c_in, block.cols);
+                        let operands =
+                            Operands { x: x[c..].as_ptr(), x_ld, dy: panel.as_ptr(), pairs, cols, rows };
+                        let sums = sums[(c * taps + tap) * nr..].as_mut_ptr();
+                        isa.run(StaticTile { operands, sums, step: taps * nr });
+                    }
+                }
+            }
+            for [c, rows] in tiles {
+                let (from, cols) = (&sums[c * taps * nr..], rows * taps);
+                self.unpack(isa, from, cols, dw, block.c0 * k + c * taps, block.cols);
+            }
+        });
+    }
+
+    /// Writes rows `[cols][nr]` to `dw[start + lane * k + col]`.
+    fn unpack(&self, isa: Isa, from: &[f32], cols: usize, dw: Raw, start: usize, lanes: usize) {
+        let (nr, k) = (isa.nr(), self.k());
+        isa.run(Transpose {
+            src: from.as_ptr(),
+            from: |q| q * nr,
+            rows: cols,
+            cols: lanes,
+            dst: dw.at(start),
+            to: |lane| lane * k,
+        });
+    }
+
+    /// The gradients of weights and coefficients of a layer whose kernels are fused for each image; `d_coefs` is
+    /// overwritten.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other.
+    pub fn backward_weights_fused(
+        &self,
+        team: &mut Team,
+        coefs: &[f32],
+        [x, dy]: [&[f32]; 2],
+        [dw, d_coefs]: [&mut [f32]; 2],
+    ) {
+        self.check(x.len(), dy.len());
+        assert_eq!(dw.len(), self.weights.len(), "gradient of the weights");
+        let (isa, n, experts, images) = (team.isa, self.c_out, self.experts, self.window.images);
+        let of_images = images * experts * n;
+        assert_eq!((coefs.len(), d_coefs.len()), (of_images, of_images), "coefficients of a batch");
+        let (nr, rows, taps) = (isa.nr(), self.window.outputs(), self.window.taps());
+        let most = dynamic_rows(Self::mr(isa));
+        let tiles = Tiles::new(self.c_in, most);
+        let panels = n.div_ceil(nr);
+        let splits = Self::splits(panels, tiles.count);
+        // The gradient of the coefficients of each split, to be added up in order.
+        let mut partial = team.take_shared(splits * of_images);
+        partial[..splits * of_images].fill(0.0);
+        let (dw, shared) = (Raw::of(dw), Raw::of(&mut partial));
+        // Images whose panel fills half of a cache of 1 MiB, at least one.
+        let group = (CHUNK_OF_IMAGES / rows).clamp(1, images);
+        let places = if group == images { most.min(self.c_in) } else { self.c_in } * taps * experts * nr;
+        team.run(panels * splits, group * rows * nr + 2 * places, |part, scratch| {
+            let (block, split) = (Block::new(part / splits, nr, n), part % splits);
+            let tiles = (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
+            let (panel, scratch) = scratch.split_at_mut(group * rows * nr);
+            let (weights, d_weights) = scratch.split_at_mut(places);
+            let mut pairs = vec![(Vec::with_capacity(group * rows), Vec::with_capacity(group)); taps];
+            for first in (0..images).step_by(group) {
+                let end = images.min(first + group);
+                self.copy_panel(dy, first * rows..end * rows, block, nr, panel);
+                for (tap, (pairs, ends)) in pairs.iter_mut().enumerate() {
+                    pairs.clear();
+                    ends.clear();
+                    for image in first..end {
+                        self.pairs(image * rows..(image + 1) * rows, first * rows, tap, pairs);
+                        ends.push(pairs.len());
+                    }
+                }
+                for [c, rows] in tiles.clone() {
+                    let start = if group == images { 0 } else { c * taps * experts * nr };
+                    let len = rows * taps * experts * nr;
+                    let (weights, d_weights) = (&mut weights[start..][..len], &mut d_weights[start..][..len]);
+                    if first == 0 {
+                        self.pack_tile(isa, block, [c, rows], weights);
+                        d_weights.fill(0.0);
+                    }
+                    for (tap, (pairs, ends)) in pairs.iter().enumerate() {
+                        let (x_ld, cols) = (self.c_in, block.cols);
+                        let operands =
+                            Operands { x: x[c..].as_ptr(), x_ld, dy: panel.as_ptr(), pairs, cols, rows };
+                        let at = tap * experts * rows * nr;
+                        let of_group = first * experts * n + block.c0;
+                        isa.run(DynamicTile {
+                            operands,
+                            ends,
+                            experts,
+                            coefs: coefs[of_group..].as_ptr(),
+                            d_coefs: shared.at(split * of_images + of_group),
+                            coef_step: n,
+                            weights: weights[at..].as_ptr(),
+                            d_weights: d_weights[at..].as_mut_ptr(),
+                        });
+                    }
+                    if end == images {
+                        self.unpack_tile(isa, block, [c, rows], d_weights, dw);
+                    }
+                }
+            }
+        });
+        let parts = &partial[..splits * of_images];
+        d_coefs.copy_from_slice(&parts[..of_images]);
+        for part in parts.chunks_exact(of_images).skip(1) {
+            d_coefs.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+        }
+        team.put_back(partial);
+    }
+
+    /// The experts' weights of a tile, `[tap][experts][rows][nr]`.
+    fn pack_tile(&self, isa: Isa, block: Block, [c, rows]: [usize; 2], out: &mut [f32]) {
+        let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
+        if block.cols < nr {
+            out.fill(0.0);
+        }
+        for e in 0..self.experts {
+            isa.run(Transpose {
+                src: self.weights[(e * self.c_out + block.c0) * k + c * taps..].as_ptr(),
+                from: |lane| lane * k,
+                rows: block.cols,
+                cols: rows * taps,
+                dst: out[e * rows * nr..].as_mut_ptr(),
+                to: |q| (q % taps * self.experts * rows + q / taps) * nr,
+            });
+        }
+    }
+
+    /// Ends [`Self::pack_tile`] for gradients.
+    fn unpack_tile(&self, isa: Isa, block: Block, [c, rows]: [usize; 2], tile: &[f32], dw: Raw) {
+        let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
+        for e in 0..self.experts {
+            isa.run(Transpose {
+                src: tile[e * rows * nr..].as_ptr(),
+                from: |q| (q % taps * self.experts * rows + q / taps) * nr,
+                rows: rows * taps,
+                cols: block.cols,
+                dst: dw.at((e * self.c_out + block.c0) * k + c * taps),
+                to: |lane| lane * k,
+            });
+        }
+    }
+}
