@@ -1,9 +1,9 @@
 //! One node of a net with what it has of parameters and state.
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::nn::{Dropout, DropoutConfig};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use dynet_net::{Conv2d, Net, NodeId, Op, ParamSpec, Weights};
 

@@ -136,8 +136,8 @@ impl NetModule {
         for (node, mean, variance) in outcome.statistics {
             if let Some(Layer::Norm(norm)) = &self.layers[node] {
                 let pixels = self.plan.net.nodes()[node].shape.pixels();
-                let [mean, variance] = [mean, variance]
-                    .map(|values| Tensor::from_data(values.as_slice(), &images.device()));
+                let [mean, variance] =
+                    [mean, variance].map(|values| Tensor::from_data(values.as_slice(), &images.device()));
                 norm.absorb(mean, variance, n * pixels);
             }
         }

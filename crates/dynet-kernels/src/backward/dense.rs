@@ -9,12 +9,15 @@ use crate::backward::fuse::{FuseColumns, FuseRows};
 use crate::backward::team::{Raw, Team};
 use crate::backward::transpose::Transpose;
 use crate::backward::window::{Class, Window};
-use crate::generic::gemm::{PanelProduct, Sink, Source};
+use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source};
 use crate::isa::Isa;
 
 /// Bytes of input that a part of a static layer goes through with one panel after the other: a quarter of a cache of
 /// 1 MiB.
 const CHUNK_BYTES: usize = 1 << 18;
+
+/// Rows of a panel that are fused and multiplied before the next ones: 32 KiB, which stay in a first-level cache.
+const FUSE_ROWS: usize = 256;
 
 /// A dense convolution of a batch; a fully connected layer is one whose images have one pixel.
 ///
@@ -151,7 +154,7 @@ impl Dense<'_> {
             let sink = sink(out.at(row0 * n + block.c0), n, block, bias.map(|b| &b[block.c0..]), false);
             let panel = packed[part % panels * k * nr..].as_ptr();
             let rows = chunk.min(rows - row0);
-            isa.run(PanelProduct { rows, source: self.source(x, row0), panel, sink });
+            isa.run(product(rows, self.source(x, row0), [0, k], panel, sink));
         });
         team.put_back(packed);
     }
@@ -176,17 +179,22 @@ impl Dense<'_> {
         let group = images_of_part(images, panels);
         let out = Raw::of(out);
         let groups = images.div_ceil(group);
-        team.run(panels * groups, k * (experts + 1) * nr, |part, scratch| {
-            let (fused, packed) = scratch.split_at_mut(k * nr);
+        team.run(panels * groups, (k * experts + FUSE_ROWS) * nr, |part, scratch| {
+            let (fused, packed) = scratch.split_at_mut(FUSE_ROWS * nr);
             let block = Block::new(part / groups, nr, n);
             self.pack(isa, block, packed);
             let first = part % groups * group;
             for image in first..images.min(first + group) {
                 let coefs = coefs[image * experts * n + block.c0..].as_ptr();
-                isa.run(FuseColumns { packed, coefs, step: n, experts, cols: block.cols, fused: &mut *fused });
                 let row0 = image * rows;
-                let sink = sink(out.at(row0 * n + block.c0), n, block, bias.map(|b| &b[block.c0..]), false);
-                isa.run(PanelProduct { rows, source: self.source(x, row0), panel: fused.as_ptr(), sink });
+                for k0 in (0..k).step_by(FUSE_ROWS) {
+                    let k1 = k.min(k0 + FUSE_ROWS);
+                    let (packed, fused) = (&packed[k0 * experts * nr..], &mut fused[..(k1 - k0) * nr]);
+                    isa.run(FuseColumns { packed, coefs, step: n, experts, cols: block.cols, fused });
+                    let bias = bias.map(|b| &b[block.c0..]);
+                    let sink = sink(out.at(row0 * n + block.c0), n, block, bias, k0 > 0);
+                    isa.run(product(rows, self.source(x, row0), [k0, k1], fused.as_ptr(), sink));
+                }
             }
         });
     }
@@ -215,7 +223,8 @@ impl Dense<'_> {
                 let row0 = part / panels * chunk;
                 let panel = &packed[(part % panels * self.window.taps() + tap0) * self.c_out * nr..];
                 let rows = row0..rows.min(row0 + chunk);
-                self.class_rows(isa, class, dy, panel, rows, block, (dx, adds), scratch);
+                let whole = |k: [usize; 2]| (k[1], panel.as_ptr());
+                self.class_rows(isa, class, dy, whole, rows, block, (dx, adds), scratch);
             });
             tap0 += class.taps.len();
         }
@@ -243,34 +252,41 @@ impl Dense<'_> {
         let groups = images.div_ceil(group);
         let largest = self.window.classes.iter().map(|c| c.pixels.len()).max().unwrap_or(0);
         let dx = Raw::of(dx);
-        team.run(panels * groups, k * (experts + 1) * nr + largest * nr, |part, scratch| {
-            let (fused, rest) = scratch.split_at_mut(k * nr);
+        team.run(panels * groups, (k * experts + FUSE_ROWS + largest) * nr, |part, scratch| {
+            let (fused, rest) = scratch.split_at_mut(FUSE_ROWS * nr);
             let (packed, rest) = rest.split_at_mut(k * experts * nr);
             let block = Block::new(part / groups, nr, n);
             self.pack_transposed(isa, block, packed);
             let first = part % groups * group;
             for image in first..images.min(first + group) {
                 let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
-                isa.run(FuseRows { packed, coefs, experts, fused: &mut *fused });
                 let mut tap0 = 0;
                 for class in &self.window.classes {
                     let rows = image * class.pixels.len()..(image + 1) * class.pixels.len();
-                    let panel = &fused[tap0 * self.c_out * nr..];
-                    self.class_rows(isa, class, dy, panel, rows, block, (dx, adds), rest);
+                    let row0 = tap0 * self.c_out;
+                    let fuse = |[k0, k]: [usize; 2]| {
+                        let k1 = k.min(k0 + FUSE_ROWS);
+                        let (packed, fused) =
+                            (&packed[(row0 + k0) * experts * nr..], &mut fused[..(k1 - k0) * nr]);
+                        isa.run(FuseRows { packed, first: k0, coefs, experts, fused: &mut *fused });
+                        (k1, fused.as_ptr())
+                    };
+                    self.class_rows(isa, class, dy, fuse, rows, block, (dx, adds), rest);
                     tap0 += class.taps.len();
                 }
             }
         });
     }
 
-    /// Input pixels `rows` of a class, counted through the batch, for one panel.
+    /// Input pixels `rows` of a class, counted through the batch, for one panel. `panel([from, end])` gives its rows
+    /// from `from` to the row that it returns.
     #[expect(clippy::too_many_arguments, reason = "the two callers share everything")]
     fn class_rows(
         &self,
         isa: Isa,
         class: &Class,
         dy: &[f32],
-        panel: &[f32],
+        mut panel: impl FnMut([usize; 2]) -> (usize, *const f32),
         rows: std::ops::Range<usize>,
         block: Block,
         (dx, adds): (Raw, bool),
@@ -284,10 +300,18 @@ impl Dense<'_> {
             let table = class.table[rows.start * taps..].as_ptr();
             Source { base: dy.as_ptr(), ld, table, taps, len: ld }
         };
-        let panel = panel.as_ptr();
+        let k = taps * ld;
+        let mut multiply = |out: *mut f32, out_ld: usize, adds: bool| {
+            let mut k0 = 0;
+            while k0 < k {
+                let (k1, panel) = panel([k0, k]);
+                let sink = sink(out, out_ld, block, None, adds || k0 > 0);
+                isa.run(product(rows.len(), source, [k0, k1], panel, sink));
+                k0 = k1;
+            }
+        };
         if self.window.classes.len() == 1 && class.pixels.len() == self.window.inputs() {
-            let sink = sink(dx.at(rows.start * n + block.c0), n, block, None, adds);
-            return isa.run(PanelProduct { rows: rows.len(), source, panel, sink });
+            return multiply(dx.at(rows.start * n + block.c0), n, adds);
         }
         let at = |row: usize| {
             let (image, pixel) = (row / class.pixels.len(), class.pixels[row % class.pixels.len()]);
@@ -300,9 +324,8 @@ impl Dense<'_> {
             }
             return;
         }
-        let sink = sink(scratch.as_mut_ptr(), nr, block, None, false);
         assert!(scratch.len() >= rows.len() * nr, "scratch of {} rows", rows.len());
-        isa.run(PanelProduct { rows: rows.len(), source, panel, sink });
+        multiply(scratch.as_mut_ptr(), nr, false);
         for (row, values) in rows.zip(scratch.chunks_exact(nr)) {
             let dx = at(row);
             if adds {
@@ -321,11 +344,17 @@ fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>, adds: bool
         ld,
         cols: block.cols,
         bias: bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
-        residual: if adds { out } else { std::ptr::null() },
-        residual_ld: ld,
+        residual: std::ptr::null(),
+        residual_ld: 0,
         act: Activation::None,
         sums: std::ptr::null_mut(),
+        resume: adds,
     }
+}
+
+fn product(rows: usize, source: Source, k: [usize; 2], panel: *const f32, sink: Sink) -> PanelProduct {
+    let ahead = Ahead { next: std::ptr::null(), end: std::ptr::null() };
+    PanelProduct { rows, source, k, panel, sink, ahead }
 }
 
 /// Rows of a part of a static layer whose rows are gathered from pixels of `channels` values.

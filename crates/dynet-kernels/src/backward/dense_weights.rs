@@ -86,7 +86,8 @@ impl Dense<'_> {
         let dw = Raw::of(dw);
         team.run(panels * splits, CHUNK * nr + k * nr, |part, scratch| {
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
-            let tiles = (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
+            let tiles =
+                (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
             let (panel, sums) = scratch.split_at_mut(CHUNK * nr);
             let sums = &mut sums[..k * nr];
             sums.fill(0.0);
@@ -159,7 +160,8 @@ impl Dense<'_> {
         let places = if group == images { most.min(self.c_in) } else { self.c_in } * taps * experts * nr;
         team.run(panels * splits, group * rows * nr + 2 * places, |part, scratch| {
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
-            let tiles = (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
+            let tiles =
+                (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
             let (panel, scratch) = scratch.split_at_mut(group * rows * nr);
             let (weights, d_weights) = scratch.split_at_mut(places);
             let mut pairs = vec![(Vec::with_capacity(group * rows), Vec::with_capacity(group)); taps];

@@ -66,14 +66,15 @@ impl FuseColumns<'_> {
     }
 }
 
-/// `fused[row][lane] = sum_e coefs[e][row % channels] * packed[row][e][lane]`.
+/// `fused[row][lane] = sum_e coefs[e][(first + row) % channels] * packed[row][e][lane]`.
 pub(crate) struct FuseRows<'a> {
-    /// `[taps][channels][experts][nr]`.
+    /// `[rows][experts][nr]`.
     pub(crate) packed: &'a [f32],
+    pub(crate) first: usize,
     /// `[experts][channels]`.
     pub(crate) coefs: &'a [f32],
     pub(crate) experts: usize,
-    /// `[taps][channels][nr]`.
+    /// `[rows][nr]`.
     pub(crate) fused: &'a mut [f32],
 }
 
@@ -91,19 +92,19 @@ impl Job for FuseRows<'_> {
         let mut out = self.fused.as_mut_ptr();
         // SAFETY: the panel was checked; `c < n`, the coefficients of an expert.
         unsafe {
-            for _ in 0..rows / n {
-                for c in 0..n {
-                    let (mut a, mut b) = (v.splat(0.0), v.splat(0.0));
-                    for e in 0..experts {
-                        let coef = v.splat(*coefs.add(e * n + c));
-                        a = v.fma(coef, v.load(w), a);
-                        b = v.fma(coef, v.load(w.add(V::LANES)), b);
-                        w = w.add(nr);
-                    }
-                    v.store(out, a);
-                    v.store(out.add(V::LANES), b);
-                    out = out.add(nr);
+            let mut c = self.first % n;
+            for _ in 0..rows {
+                let (mut a, mut b) = (v.splat(0.0), v.splat(0.0));
+                for e in 0..experts {
+                    let coef = v.splat(*coefs.add(e * n + c));
+                    a = v.fma(coef, v.load(w), a);
+                    b = v.fma(coef, v.load(w.add(V::LANES)), b);
+                    w = w.add(nr);
                 }
+                v.store(out, a);
+                v.store(out.add(V::LANES), b);
+                out = out.add(nr);
+                c = if c + 1 == n { 0 } else { c + 1 };
             }
         }
     }

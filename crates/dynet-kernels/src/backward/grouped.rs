@@ -55,7 +55,11 @@ impl Grouped<'_> {
         assert_eq!(x, w.images * w.inputs() * c_in, "input of {c_in} channels");
         assert_eq!(y, w.images * w.outputs() * c_out, "output of {c_out} channels");
         if let Some(coefs) = coefs {
-            assert_eq!(coefs.len(), w.images * experts * c_out, "coefficients of {experts} x {c_out} channels");
+            assert_eq!(
+                coefs.len(),
+                w.images * experts * c_out,
+                "coefficients of {experts} x {c_out} channels"
+            );
         }
     }
 
@@ -99,9 +103,8 @@ impl Grouped<'_> {
     ) {
         self.check(x.len(), out.len(), coefs);
         let (g, channels) = (self.window.geometry, [self.c_in, self.c_out]);
-        let d = self.direction(team.isa.nr(), g, [self.group(), channels], |e, c, tap, i| {
-            self.weight(e, c, i, tap)
-        });
+        let d = self
+            .direction(team.isa.nr(), g, [self.group(), channels], |e, c, tap, i| self.weight(e, c, i, tap));
         self.run(team, &d, coefs.map(|c| (c, 1)), x, bias, (out, false));
     }
 

@@ -157,9 +157,8 @@ impl Job for Moments<'_> {
             let at = |p: *const f32, j: usize| p.wrapping_add(c0 + j * V::LANES);
             // SAFETY: `lanes[j]` channels of each row from `c0 + j * LANES` on; `sums` has two values a channel.
             unsafe {
-                let first: [V::Reg; WIDE] = std::array::from_fn(|j| {
-                    v.mul(v.splat(-1.0), v.load_some(at(x.as_ptr(), j), lanes[j]))
-                });
+                let first: [V::Reg; WIDE] =
+                    std::array::from_fn(|j| v.mul(v.splat(-1.0), v.load_some(at(x.as_ptr(), j), lanes[j])));
                 let mut acc = [[v.splat(0.0); WIDE]; 2];
                 for row in x.chunks_exact(c) {
                     for j in 0..WIDE {

@@ -25,7 +25,12 @@ pub fn momentum_step(
         let start = part * CHUNK;
         // SAFETY: as the weights' chunks, those of the velocity do not overlap.
         let velocity = unsafe { velocity.slice(start, weights.len()) };
-        isa.run(Momentum { grad: &grad[start..][..weights.len()], weights, velocity, rates: [rate, momentum, decay] });
+        isa.run(Momentum {
+            grad: &grad[start..][..weights.len()],
+            weights,
+            velocity,
+            rates: [rate, momentum, decay],
+        });
     });
 }
 

@@ -48,7 +48,7 @@ impl Window {
             let table = if g.is_pointwise() { Vec::new() } else { repeat(&one, outputs) };
             Class { taps, pixels, table }
         });
-        Self { images, geometry: g, table, classes: classes.filter(|c| !c.pixels.is_empty()).collect() }
+        Self { images, geometry: g, table, classes: classes.collect() }
     }
 
     /// Images of the batch.
@@ -78,7 +78,8 @@ impl Window {
 
 /// Elements of the kernel, pixels, and table of one image of the class of pixels `phase + i * stride`.
 fn class(g: &Geometry, phase: [usize; 2]) -> (Vec<usize>, Vec<u32>, Vec<u32>) {
-    let meets = |d: usize, t: usize| (phase[d] + g.padding[d]) % g.stride[d] == t * g.dilation[d] % g.stride[d];
+    let meets =
+        |d: usize, t: usize| (phase[d] + g.padding[d]) % g.stride[d] == t * g.dilation[d] % g.stride[d];
     let taps: Vec<usize> =
         (0..g.taps()).filter(|t| meets(0, t / g.kernel[1]) && meets(1, t % g.kernel[1])).collect();
     let output = g.output();

@@ -25,7 +25,12 @@ pub(super) struct Gradients {
 
 impl Context<'_> {
     /// Gradients of the parameters and, where `of_images`, of the images, channels last.
-    pub(super) fn backward(&mut self, mut pass: Pass, logits: Map, of_images: bool) -> (Gradients, Option<Map>) {
+    pub(super) fn backward(
+        &mut self,
+        mut pass: Pass,
+        logits: Map,
+        of_images: bool,
+    ) -> (Gradients, Option<Map>) {
         let graph = self.graph;
         let none = || graph.sizes.iter().map(|_| None).collect();
         let mut grads = Gradients { maps: none(), coefs: HashMap::new(), params: vec![None; graph.params] };
@@ -40,7 +45,14 @@ impl Context<'_> {
                         let temperature = pass.chance.temperature;
                         let d_pooled =
                             self.predictor(step, predictor, &own, (pass.images, temperature), d, &mut grads);
-                        self.unpool(step.inputs[0], d_pooled, mask, pass.images, wants(step.inputs[0]), &mut grads);
+                        self.unpool(
+                            step.inputs[0],
+                            d_pooled,
+                            mask,
+                            pass.images,
+                            wants(step.inputs[0]),
+                            &mut grads,
+                        );
                     }
                     self.drop_prediction(own);
                 }
@@ -252,7 +264,9 @@ impl Context<'_> {
             grads.maps[node] = Some(dx);
         }
         match place {
-            Some((predictor, head)) => self.put_coefs(predictor, head, d_coefs, pass.images, conv.c_out, grads),
+            Some((predictor, head)) => {
+                self.put_coefs(predictor, head, d_coefs, pass.images, conv.c_out, grads)
+            }
             None => self.arena.give(d_coefs),
         }
     }

@@ -130,7 +130,14 @@ impl Context<'_> {
         if let Action::Predictor { predictor } = &step.op {
             let mask = pass.chance.masks[at].as_deref();
             let map = map(&pass.maps, step.inputs[0]);
-            return Note::Prediction(self.predict(step, predictor, n, (map, input.c), mask, pass.chance.temperature));
+            return Note::Prediction(self.predict(
+                step,
+                predictor,
+                n,
+                (map, input.c),
+                mask,
+                pass.chance.temperature,
+            ));
         }
         let mut y = self.arena.take(n * output.c * output.pixels);
         let x = map(&pass.maps, step.inputs[0]);

@@ -65,7 +65,8 @@ impl Graph {
     /// wider than the kernel.
     pub(crate) fn new(net: &Net) -> Option<Self> {
         let nodes = net.nodes();
-        let sizes: Vec<Size> = nodes.iter().map(|n| Size { c: n.shape.c, pixels: n.shape.pixels() }).collect();
+        let sizes: Vec<Size> =
+            nodes.iter().map(|n| Size { c: n.shape.c, pixels: n.shape.pixels() }).collect();
         let mut readers = vec![Vec::new(); nodes.len()];
         for (i, node) in nodes.iter().enumerate() {
             node.inputs.iter().for_each(|input| readers[input.index()].push(i));
