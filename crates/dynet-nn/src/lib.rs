@@ -15,6 +15,7 @@ mod padding;
 mod pointwise;
 mod state;
 mod static_conv;
+mod timing;
 
 pub use coefficients::{CoefPredictor, CoefPredictorConfig, FullyConnected};
 pub use conv::Geometry;
@@ -24,3 +25,4 @@ pub use error::{ConfigError, NnError};
 pub use experts::{ExpertConv2d, Form};
 pub use net_module::NetModule;
 pub use ops::{momentum_step, set_threads};
+pub use timing::{StepTimes, time_steps};

@@ -10,6 +10,12 @@ use dynet_net::zoo::{self, ZooOptions};
 use dynet_net::{CoefActivation, Coefficients, DynamicOptions, Net, NetBuilder, Op, Scope, Shape};
 use dynet_nn::{NetModule, set_threads};
 
+/// Sums of some hundred terms in another order.
+const FLAT: f32 = 1e-4;
+/// The same through some fifty norms over as few as 48 values, each of which magnifies the roundings before it: with 3
+/// images instead of 12 the two agree in nothing after 30 layers.
+const DEEP: f32 = 3e-2;
+
 /// The number of threads is one for the process.
 static ONE: Mutex<()> = Mutex::new(());
 
@@ -64,7 +70,8 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs())) / top
 }
 
-fn compare(net: &Net, batch: usize, label: &str) {
+/// Values may lie `limit` of the largest one apart.
+fn compare(net: &Net, batch: usize, label: &str, limit: f32) {
     let (own, burn) = (run(net, batch, false), run(net, batch, true));
     let mut wrong = Vec::new();
     let mut check = |what: String, a: &[f32], b: &[f32], limit: f32| {
@@ -73,16 +80,15 @@ fn compare(net: &Net, batch: usize, label: &str) {
             wrong.push(format!("{what} {far:e}"));
         }
     };
-    check("logits".into(), &own.logits, &burn.logits, 1e-3);
-    // f32 sums in another order, through norms over as few as 3 values, which magnify roundings.
-    check("gradient of the images".into(), &own.images, &burn.images, 1e-2);
+    check("logits".into(), &own.logits, &burn.logits, limit);
+    check("gradient of the images".into(), &own.images, &burn.images, limit);
     assert_eq!(own.gradients.len(), burn.gradients.len(), "{label}");
     for (i, (a, b)) in own.gradients.iter().zip(&burn.gradients).enumerate() {
-        check(format!("gradient {i} of {} values", a.len()), a, b, 1e-2);
+        check(format!("gradient {i} of {} values", a.len()), a, b, limit);
     }
     for spec in net.params() {
         let [a, b] = [&own.weights, &burn.weights].map(|w| w.get(&spec.name).unwrap());
-        check(spec.name, &a.data, &b.data, 1e-3);
+        check(spec.name, &a.data, &b.data, limit);
     }
     assert!(wrong.is_empty(), "{label}: {wrong:#?}");
     let again = run(net, batch, false);
@@ -97,7 +103,7 @@ fn compare(net: &Net, batch: usize, label: &str) {
 }
 
 fn dynamic(name: &str, width: f64, options: Option<DynamicOptions>) -> Net {
-    let zoo = ZooOptions { width, classes: 10, size: [32, 32], ..ZooOptions::default() };
+    let zoo = ZooOptions { width, classes: 10, size: [64, 64], ..ZooOptions::default() };
     let net = zoo::build(name, &zoo).unwrap();
     match options {
         Some(options) => net.twin().to_dynamic(&options).unwrap(),
@@ -114,7 +120,7 @@ fn dynamic_nets_train_as_with_burns_operations() {
     let _one = ONE.lock().unwrap();
     set_threads(2);
     for name in ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0"] {
-        compare(&dynamic(name, 0.25, Some(softmax(4))), 3, name);
+        compare(&dynamic(name, 0.25, Some(softmax(4))), 12, name, DEEP);
     }
     let sigmoid = DynamicOptions {
         activation: CoefActivation::Sigmoid,
@@ -123,8 +129,8 @@ fn dynamic_nets_train_as_with_burns_operations() {
         coefficients: Coefficients::Kernel,
         ..softmax(3)
     };
-    compare(&dynamic("resnet50", 0.125, Some(sigmoid)), 2, "sigmoid");
-    compare(&dynamic("dy_mobile", 0.25, None), 2, "dy_mobile");
+    compare(&dynamic("resnet50", 0.125, Some(sigmoid)), 12, "sigmoid", DEEP);
+    compare(&dynamic("dy_mobile", 0.25, None), 12, "dy_mobile", DEEP);
 }
 
 /// A convolution that is wide enough for the fused form, with sizes that no vector divides.
@@ -155,7 +161,7 @@ fn every_geometry_trains_as_with_burns_operations() {
         let pool = builder.push("pool", Op::GlobalAvgPool, &[y]);
         builder.push("fc", Op::Linear { c_out: 4 }, &[pool]);
         let net = builder.finish().unwrap();
-        compare(&net, 3, &format!("static geometry {i}"));
-        compare(&net.to_dynamic(&softmax(2)).unwrap(), 3, &format!("geometry {i}"));
+        compare(&net, 3, &format!("static geometry {i}"), FLAT);
+        compare(&net.to_dynamic(&softmax(2)).unwrap(), 3, &format!("geometry {i}"), FLAT);
     }
 }

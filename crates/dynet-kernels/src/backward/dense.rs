@@ -184,14 +184,15 @@ impl Dense<'_> {
             let block = Block::new(part / groups, nr, n);
             self.pack(isa, block, packed);
             let first = part % groups * group;
-            for image in first..images.min(first + group) {
-                let coefs = coefs[image * experts * n + block.c0..].as_ptr();
-                let row0 = image * rows;
-                for k0 in (0..k).step_by(FUSE_ROWS) {
-                    let k1 = k.min(k0 + FUSE_ROWS);
-                    let (packed, fused) = (&packed[k0 * experts * nr..], &mut fused[..(k1 - k0) * nr]);
+            // Rows of the panel outside, images inside: the rows' experts stay in cache, the sums wait in `out`.
+            for k0 in (0..k).step_by(FUSE_ROWS) {
+                let k1 = k.min(k0 + FUSE_ROWS);
+                let packed = &packed[k0 * experts * nr..];
+                for image in first..images.min(first + group) {
+                    let coefs = coefs[image * experts * n + block.c0..].as_ptr();
+                    let fused = &mut fused[..(k1 - k0) * nr];
                     isa.run(FuseColumns { packed, coefs, step: n, experts, cols: block.cols, fused });
-                    let bias = bias.map(|b| &b[block.c0..]);
+                    let (row0, bias) = (image * rows, bias.map(|b| &b[block.c0..]));
                     let sink = sink(out.at(row0 * n + block.c0), n, block, bias, k0 > 0);
                     isa.run(product(rows, self.source(x, row0), [k0, k1], fused.as_ptr(), sink));
                 }
@@ -258,16 +259,33 @@ impl Dense<'_> {
             let block = Block::new(part / groups, nr, n);
             self.pack_transposed(isa, block, packed);
             let first = part % groups * group;
-            for image in first..images.min(first + group) {
-                let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
+            let part = first..images.min(first + group);
+            let coefs = |image: usize| &coefs[image * experts * self.c_out..][..experts * self.c_out];
+            if let [class] = &self.window.classes[..] {
+                // As forward: rows of the panel outside, images inside.
+                for k0 in (0..k).step_by(FUSE_ROWS) {
+                    let k1 = k.min(k0 + FUSE_ROWS);
+                    let packed = &packed[k0 * experts * nr..];
+                    for image in part.clone() {
+                        let (coefs, fused) = (coefs(image), &mut fused[..(k1 - k0) * nr]);
+                        isa.run(FuseRows { packed, first: k0, coefs, experts, fused });
+                        let row0 = image * self.window.inputs();
+                        let sink = sink(dx.at(row0 * n + block.c0), n, block, None, adds || k0 > 0);
+                        let source = self.class_source(class, dy, row0);
+                        isa.run(product(self.window.inputs(), source, [k0, k1], fused.as_ptr(), sink));
+                    }
+                }
+                return;
+            }
+            for image in part {
                 let mut tap0 = 0;
                 for class in &self.window.classes {
                     let rows = image * class.pixels.len()..(image + 1) * class.pixels.len();
                     let row0 = tap0 * self.c_out;
                     let fuse = |[k0, k]: [usize; 2]| {
                         let k1 = k.min(k0 + FUSE_ROWS);
-                        let (packed, fused) =
-                            (&packed[(row0 + k0) * experts * nr..], &mut fused[..(k1 - k0) * nr]);
+                        let packed = &packed[(row0 + k0) * experts * nr..];
+                        let (coefs, fused) = (coefs(image), &mut fused[..(k1 - k0) * nr]);
                         isa.run(FuseRows { packed, first: k0, coefs, experts, fused: &mut *fused });
                         (k1, fused.as_ptr())
                     };
@@ -276,6 +294,15 @@ impl Dense<'_> {
                 }
             }
         });
+    }
+
+    /// Rows `row0..` of the gradient of the output as a class of input pixels meets them.
+    fn class_source(&self, class: &Class, dy: &[f32], row0: usize) -> Source {
+        let (ld, taps) = (self.c_out, class.taps.len());
+        if self.window.table.is_empty() {
+            return Source { base: dy[row0 * ld..].as_ptr(), ld, table: std::ptr::null(), taps: 1, len: ld };
+        }
+        Source { base: dy.as_ptr(), ld, table: class.table[row0 * taps..].as_ptr(), taps, len: ld }
     }
 
     /// Input pixels `rows` of a class, counted through the batch, for one panel. `panel([from, end])` gives its rows
@@ -293,13 +320,7 @@ impl Dense<'_> {
         scratch: &mut [f32],
     ) {
         let (n, ld, taps, nr) = (self.c_in, self.c_out, class.taps.len(), isa.nr());
-        let source = if self.window.table.is_empty() {
-            let base = dy[rows.start * ld..].as_ptr();
-            Source { base, ld, table: std::ptr::null(), taps: 1, len: ld }
-        } else {
-            let table = class.table[rows.start * taps..].as_ptr();
-            Source { base: dy.as_ptr(), ld, table, taps, len: ld }
-        };
+        let source = self.class_source(class, dy, rows.start);
         let k = taps * ld;
         let mut multiply = |out: *mut f32, out_ld: usize, adds: bool| {
             let mut k0 = 0;

@@ -68,7 +68,7 @@ impl Dense<'_> {
 
     /// Parts along the input channels: enough parts for the threads where there are few panels.
     fn splits(panels: usize, tiles: usize) -> usize {
-        8usize.div_ceil(panels).min(tiles)
+        4usize.div_ceil(panels).min(tiles)
     }
 
     /// The gradient of the weights of a static layer.

@@ -68,10 +68,26 @@ impl TapSums<'_> {
                 continue;
             }
             let line = &self.x[y as usize * g.input[1] * c_in..][..g.input[1] * c_in];
+            // Output columns whose whole window lies inside the image; the others look at each element.
+            let (first, last) = (g.at(1, 0, kx0), g.at(1, 0, kx0 + KW - 1));
+            let stride = g.stride[1] as isize;
+            let from = ((-first).max(0) as usize).div_ceil(g.stride[1]).min(width);
+            let end = (g.input[1] as isize - 1 - last).div_euclid(stride) + 1;
+            let end = (end.max(from as isize) as usize).min(width);
             for ox in 0..width {
                 let dy = &self.dy[(oy * width + ox) * c_out + channel..][..lanes];
                 // SAFETY: `dy` has `lanes` values.
                 let dy = unsafe { v.load_some(dy.as_ptr(), lanes) };
+                if straight && (from..end).contains(&ox) {
+                    let x = g.at(1, ox, kx0) as usize;
+                    let pixels = line[x * c_in + channel..].as_ptr();
+                    for (kx, acc) in acc.iter_mut().enumerate() {
+                        // SAFETY: all pixels of the window lie inside, with `lanes` channels from `channel` on.
+                        let value = unsafe { v.load_some(pixels.add(kx * g.dilation[1] * c_in), lanes) };
+                        *acc = v.fma(dy, value, *acc);
+                    }
+                    continue;
+                }
                 for (kx, acc) in acc.iter_mut().enumerate() {
                     let x = g.at(1, ox, kx0 + kx);
                     if !(0..g.input[1] as isize).contains(&x) {

@@ -234,57 +234,65 @@ impl Grouped<'_> {
         assert_eq!(d_coefs.len(), coefs.map_or(0, <[f32]>::len), "gradient of the coefficients");
         let (isa, n, images, experts) = (team.isa, self.c_out, self.window.images, self.experts);
         let (nr, rows, [inputs, _]) = (isa.nr(), self.window.taps() * self.group()[0], self.group());
-        let len = rows * nr;
+        let g = self.window.geometry;
+        let weights =
+            self.direction(nr, g, [self.group(), [self.c_in, n]], |e, c, tap, i| self.weight(e, c, i, tap));
         let panels = n.div_ceil(nr);
-        // `[image][panel][tap][input][nr]` is small: a kernel for each image, of few weights a channel. Images go in
-        // groups of 16, so that it stays so for any batch.
-        const GROUP: usize = 16;
-        let mut sums = team.take_shared(GROUP.min(images) * panels * len);
-        let mut total = vec![0.0; panels * rows * experts * nr];
-        for first in (0..images).step_by(GROUP) {
-            let count = GROUP.min(images - first);
-            team.chunks(&mut sums[..count * panels * len], len, |part, sums| {
-                let (image, p) = (first + part / panels, part % panels);
-                let (c0, cols) = (p * nr, nr.min(n - p * nr));
+        // Few panels are cut by images, into sums of their own that are added up in order.
+        let splits = 4usize.div_ceil(panels).min(images);
+        let len = rows * experts * nr;
+        let mut total = team.take_shared(splits * panels * len);
+        let d_coefs = Raw::of(d_coefs);
+        let sums_of = Raw::of(&mut total);
+        team.run(splits * panels, rows * nr, |part, sums| {
+            let (split, p) = (part / panels, part % panels);
+            let (c0, cols) = (p * nr, nr.min(n - p * nr));
+            // SAFETY: each part has a total of its own.
+            let total = unsafe { sums_of.slice(part * len, len) };
+            total.fill(0.0);
+            for image in split * images / splits..(split + 1) * images / splits {
                 sums.fill(0.0);
                 isa.run(TapSums {
-                    geometry: &self.window.geometry,
+                    geometry: &g,
                     x: &x[image * self.window.inputs() * self.c_in..][..self.window.inputs() * self.c_in],
                     dy: &dy[image * self.window.outputs() * n..][..self.window.outputs() * n],
                     channels: [self.c_in, n],
                     group: self.group(),
                     channel0: c0,
                     cols,
-                    sums,
+                    sums: &mut *sums,
                 });
-            });
-            for (i, sums) in sums[..count * panels * len].chunks_exact(len).enumerate() {
-                let (image, p) = (first + i / panels, i % panels);
-                let total = &mut total[p * rows * experts * nr..][..rows * experts * nr];
+                let Some(coefs) = coefs else {
+                    total.iter_mut().zip(&*sums).for_each(|(t, s)| *t += s);
+                    continue;
+                };
                 for e in 0..experts {
-                    let at = (image * experts + e) * n + p * nr;
-                    for lane in 0..nr.min(n - p * nr) {
-                        let coef = coefs.map_or(1.0, |c| c[at + lane]);
-                        let mut d_coef = 0.0;
-                        for row in 0..rows {
-                            let g = sums[row * nr + lane];
-                            total[(row * experts + e) * nr + lane] += coef * g;
-                            if coefs.is_some() {
-                                d_coef += g * self.weight(e, p * nr + lane, row % inputs, row / inputs);
-                            }
-                        }
-                        if coefs.is_some() {
-                            d_coefs[at + lane] = d_coef;
+                    let at = (image * experts + e) * n + c0;
+                    let coefs = &coefs[at..][..cols];
+                    // SAFETY: the panel's coefficients of an image belong to one part.
+                    let d_coefs = unsafe { d_coefs.slice(at, cols) };
+                    d_coefs.fill(0.0);
+                    for (row, sums) in sums.chunks_exact(nr).enumerate() {
+                        let place = (row * experts + e) * nr;
+                        let weights = &weights.packed[p * len + place..][..cols];
+                        let total = &mut total[place..][..cols];
+                        for l in 0..cols {
+                            total[l] += coefs[l] * sums[l];
+                            d_coefs[l] += weights[l] * sums[l];
                         }
                     }
                 }
             }
+        });
+        let (first, rest) = total[..splits * panels * len].split_at_mut(panels * len);
+        for part in rest.chunks_exact(panels * len) {
+            first.iter_mut().zip(part).for_each(|(t, x)| *t += x);
         }
-        team.put_back(sums);
         for (i, dw) in dw.iter_mut().enumerate() {
             let (tap, rest) = (i % self.window.taps(), i / self.window.taps());
             let (input, c, e) = (rest % inputs, rest / inputs % n, rest / inputs / n);
-            *dw = total[((c / nr * rows + tap * inputs + input) * experts + e) * nr + c % nr];
+            *dw = first[((c / nr * rows + tap * inputs + input) * experts + e) * nr + c % nr];
         }
+        team.put_back(total);
     }
 }

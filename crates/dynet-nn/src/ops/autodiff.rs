@@ -17,6 +17,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::{Tensor, TensorData};
 use dynet_kernels::backward as kernels;
 
+use crate::ops::backward::Gradient;
 use crate::ops::forward::{Chance, Context, Note, Pass};
 use crate::ops::graph::{Action, Graph};
 use crate::ops::with_engine;
@@ -68,7 +69,8 @@ pub(crate) fn forward(
     let (pass, logits) = with_engine(|team, arena| {
         let mut x = arena.take(pixels.len());
         kernels::from_planes(team, pixels, c, h * w, &mut x);
-        let mut context = Context { graph, team, arena, params: &slices };
+        let gradient: &mut dyn FnMut(usize) -> FlexTensor = &mut |_| unreachable!("forward has no gradients");
+        let mut context = Context { graph, team, arena, params: &slices, gradient };
         let pass = context.forward(n, x, Chance { masks, temperature });
         let logits = pass.maps[graph.output].as_deref().map(<[f32]>::to_vec);
         (pass, logits)
@@ -175,10 +177,20 @@ impl Tape {
         let slices: Vec<&[f32]> = self.params.iter().filter_map(FlexTensor::as_slice::<f32>).collect();
         let d_logits = d_logits.as_slice::<f32>()?;
         let [_, c, h, w] = self.shape;
+        let mut last = self.graph.gradients.lock().unwrap_or_else(PoisonError::into_inner);
+        last.resize(self.params.len(), None);
+        let gradient: &mut dyn FnMut(usize) -> FlexTensor = &mut |index| {
+            let like = &self.params[index];
+            // Nobody else holds it when the count says so: then its memory is used again.
+            match last[index].take() {
+                Some(old) if old.is_unique() && old.layout().shape() == like.layout().shape() => old,
+                _ => FlexTensor::empty(like.layout().shape().clone(), like.dtype()),
+            }
+        };
         let (grads, d_images) = with_engine(|team, arena| {
             let mut d = arena.take(d_logits.len());
             d.copy_from_slice(d_logits);
-            let mut context = Context { graph: &self.graph, team, arena, params: &slices };
+            let mut context = Context { graph: &self.graph, team, arena, params: &slices, gradient };
             let (grads, d_images) = context.backward(pass, d, of_images);
             let d_images = d_images.map(|d| {
                 let mut planes = vec![0.0; d.len()];
@@ -188,11 +200,15 @@ impl Tape {
             });
             (grads, d_images)
         })?;
-        let tensor = |(values, like): (Option<Vec<f32>>, &FlexTensor)| {
-            let shape = like.layout().shape().clone();
-            values.map(|values| FlexTensor::from_data(TensorData::new(values, shape)))
+        let tensor = |(gradient, like): (Option<Gradient>, &FlexTensor)| match gradient? {
+            Gradient::Given(tensor) => Some(tensor),
+            Gradient::Small(values) => {
+                Some(FlexTensor::from_data(TensorData::new(values, like.layout().shape().clone())))
+            }
         };
-        let all = grads.params.into_iter().zip(&self.params).map(tensor).collect();
+        let all: Vec<_> = grads.params.into_iter().zip(&self.params).map(tensor).collect();
+        last.clone_from(&all);
+        drop(last);
         *self.gradients.lock().unwrap_or_else(PoisonError::into_inner) = all;
         d_images.map(|values| FlexTensor::from_data(TensorData::new(values, self.shape)))
     }

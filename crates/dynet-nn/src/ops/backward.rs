@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use burn::backend::flex::FlexTensor;
 use dynet_kernels::Activation;
 use dynet_kernels::backward::{self as kernels, Dense, Window};
 use dynet_net::{CoefActivation, Conv2d, Head, Predictor};
@@ -20,7 +21,15 @@ pub(super) struct Gradients {
     /// Of the coefficients of each predictor's heads.
     coefs: HashMap<usize, Vec<Map>>,
     /// Of the parameters; none where the logits do not depend on them.
-    pub(super) params: Vec<Option<Vec<f32>>>,
+    pub(super) params: Vec<Option<Gradient>>,
+}
+
+/// The gradient of one parameter.
+pub(super) enum Gradient {
+    /// Of weights: in the memory that the caller gave.
+    Given(FlexTensor),
+    /// Of a value a channel.
+    Small(Vec<f32>),
 }
 
 impl Context<'_> {
@@ -33,7 +42,11 @@ impl Context<'_> {
     ) -> (Gradients, Option<Map>) {
         let graph = self.graph;
         let none = || graph.sizes.iter().map(|_| None).collect();
-        let mut grads = Gradients { maps: none(), coefs: HashMap::new(), params: vec![None; graph.params] };
+        let mut grads = Gradients {
+            maps: none(),
+            coefs: HashMap::new(),
+            params: (0..graph.params).map(|_| None).collect(),
+        };
         grads.maps[graph.output] = Some(logits);
         for (at, step) in graph.steps.iter().enumerate().rev() {
             let note = std::mem::replace(&mut pass.notes[at], Note::Nothing);
@@ -120,8 +133,8 @@ impl Context<'_> {
             (Action::Norm { .. }, Note::Norm(state)) => {
                 let [weight, bias] =
                     kernels::norm_backward(self.team, map(&pass.maps, node), &state, step.act, &mut dy);
-                grads.params[step.params[0]] = Some(weight);
-                grads.params[step.params[0] + 1] = Some(bias);
+                grads.params[step.params[0]] = Some(Gradient::Small(weight));
+                grads.params[step.params[0] + 1] = Some(Gradient::Small(bias));
                 self.put(node, dy, grads);
             }
             (Action::Activate, _) => {
@@ -217,25 +230,27 @@ impl Context<'_> {
         let experts = conv.dynamic.map_or(1, |d| d.experts);
         let coefs = place.map(|place| coefs_of(self.graph, &pass.notes, place, conv.c_out));
         let coefs = coefs.as_deref();
-        let mut dw = vec![0.0; weights.len()];
+        let mut given = (self.gradient)(step.params[0]);
+        let dw: &mut [f32] = given.storage_mut();
         let mut d_coefs = self.arena.take(coefs.map_or(0, <[f32]>::len));
         let (mut dx, adds) =
             if wants { self.open(node, pass.images, grads) } else { (self.arena.take(0), false) };
         if params.len() > 1 {
-            grads.params[step.params[0] + 1] = Some(kernels::column_sums(self.team, &dy, conv.c_out));
+            let sums = kernels::column_sums(self.team, &dy, conv.c_out);
+            grads.params[step.params[0] + 1] = Some(Gradient::Small(sums));
         }
         let team = &mut *self.team;
         match (way(conv, window), coefs, note) {
             (Way::Grouped, coefs, _) => {
                 let g = grouped(window, conv, weights);
-                g.backward_weights(team, coefs, [x, &dy], &mut dw, &mut d_coefs);
+                g.backward_weights(team, coefs, [x, &dy], dw, &mut d_coefs);
                 if wants {
                     g.backward_input(team, coefs, &dy, &mut dx, adds);
                 }
             }
             (Way::Fuse, Some(coefs), _) => {
                 let d = dense(window, conv, experts, weights);
-                d.backward_weights_fused(team, coefs, [x, &dy], [&mut dw, &mut d_coefs]);
+                d.backward_weights_fused(team, coefs, [x, &dy], [dw, &mut d_coefs]);
                 if wants {
                     d.backward_input_fused(team, coefs, &dy, &mut dx, adds);
                 }
@@ -244,7 +259,7 @@ impl Context<'_> {
                 let sizes = [pass.images, experts, conv.c_out];
                 kernels::mix_backward(team, &mut stack, coefs, sizes, &dy, &mut d_coefs);
                 let d = dense(window, conv, 1, weights);
-                d.backward_weights(team, x, &stack, &mut dw);
+                d.backward_weights(team, x, &stack, dw);
                 if wants {
                     d.backward_input(team, &stack, &mut dx, adds);
                 }
@@ -252,14 +267,14 @@ impl Context<'_> {
             }
             _ => {
                 let d = dense(window, conv, 1, weights);
-                d.backward_weights(team, x, &dy, &mut dw);
+                d.backward_weights(team, x, &dy, dw);
                 if wants {
                     d.backward_input(team, &dy, &mut dx, adds);
                 }
             }
         }
         self.arena.give(dy);
-        grads.params[step.params[0]] = Some(dw);
+        grads.params[step.params[0]] = Some(Gradient::Given(given));
         if wants {
             grads.maps[node] = Some(dx);
         }
@@ -301,10 +316,10 @@ impl Context<'_> {
         let (c_in, c_out) = (x.len() / n, dy.len() / n);
         let weights = self.params[param];
         let layer = Dense { window: &window, c_in, c_out, experts: 1, weights };
-        let mut dw = vec![0.0; weights.len()];
-        layer.backward_weights(self.team, x, dy, &mut dw);
-        grads.params[param] = Some(dw);
-        grads.params[param + 1] = Some(kernels::column_sums(self.team, dy, c_out));
+        let mut given = (self.gradient)(param);
+        layer.backward_weights(self.team, x, dy, given.storage_mut());
+        grads.params[param] = Some(Gradient::Given(given));
+        grads.params[param + 1] = Some(Gradient::Small(kernels::column_sums(self.team, dy, c_out)));
         wants.then(|| {
             let mut dx = self.arena.take(x.len());
             layer.backward_input(self.team, dy, &mut dx, false);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use burn::backend::flex::FlexTensor;
 use dynet_kernels::Activation;
 use dynet_kernels::backward::{self as kernels, Dense, Grouped, NormState, Team, Window};
 use dynet_net::{CoefActivation, Conv2d, Head, Predictor};
@@ -60,6 +61,8 @@ pub(super) struct Context<'a> {
     pub(super) team: &'a mut Team,
     pub(super) arena: &'a mut Arena,
     pub(super) params: &'a [&'a [f32]],
+    /// Memory of the size of a parameter for its gradient.
+    pub(super) gradient: &'a mut dyn FnMut(usize) -> FlexTensor,
 }
 
 /// How a convolution is computed.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use burn::backend::flex::FlexTensor;
 use dynet_kernels::backward::Window;
 use dynet_kernels::{Activation, Geometry};
 use dynet_net::{Activation as NetActivation, Conv2d, Net, Op, PaddingMode, Predictor};
@@ -58,6 +59,8 @@ pub(crate) struct Graph {
     pub(super) output: usize,
     pub(super) params: usize,
     windows: Mutex<Vec<Arc<Window>>>,
+    /// The gradient of each parameter in the last step: its memory, once nobody else holds it, serves the next one.
+    pub(super) gradients: Mutex<Vec<Option<FlexTensor>>>,
 }
 
 impl Graph {
@@ -109,6 +112,7 @@ impl Graph {
             sizes,
             params,
             windows: Mutex::default(),
+            gradients: Mutex::default(),
         };
         graph.lifetimes();
         Some(graph)

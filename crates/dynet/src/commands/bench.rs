@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Print a table of the layers.
     #[arg(long)]
     layers: bool,
+    /// Time a training step instead.
+    #[arg(long, conflicts_with_all = ["input", "expect", "layers", "seconds"])]
+    train: bool,
     /// End with one line of JSON.
     #[arg(long)]
     json: bool,
@@ -75,6 +78,11 @@ struct Record {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
+    if args.train {
+        let net = args.options.net_or_model(&args.net)?.into_net();
+        let batch = args.batch.unwrap_or(32);
+        return super::bench_train::run(&net, batch, args.engine.threads()?, args.json);
+    }
     if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
         return Err(Fault::Input(format!("--seconds: expected 0 to 3600, got {}", args.seconds)));
     }
@@ -173,7 +181,7 @@ fn errors(logits: &[f32], path: &Path) -> Result<[f64; 2], Fault> {
 }
 
 /// Greatest resident memory of this process so far, as Linux tells it.
-fn peak_memory_bytes() -> Option<u64> {
+pub(super) fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)

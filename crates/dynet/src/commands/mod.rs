@@ -2,6 +2,7 @@
 
 pub(crate) mod analyze;
 pub(crate) mod bench;
+pub(crate) mod bench_train;
 pub(crate) mod compare;
 pub(crate) mod eval;
 pub(crate) mod infer;

@@ -1,0 +1,103 @@
+//! How long a training step takes.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Distribution, Tensor};
+use dynet_net::Net;
+
+use crate::net_module::NetModule;
+use crate::ops::momentum_step;
+
+/// Learning rate, momentum, weight decay.
+const RATES: [f64; 3] = [0.01, 0.9, 0.0];
+
+/// Times of the parts of each step.
+#[derive(Clone, Debug, Default)]
+pub struct StepTimes {
+    /// Images and labels into tensors.
+    pub data: Vec<Duration>,
+    /// Forward pass and cross entropy.
+    pub forward: Vec<Duration>,
+    /// Gradients.
+    pub backward: Vec<Duration>,
+    /// SGD with momentum.
+    pub optimizer: Vec<Duration>,
+}
+
+impl StepTimes {
+    /// Medians in milliseconds: of whole steps, then of data, forward, backward and optimizer.
+    pub fn medians_ms(&self) -> [f64; 5] {
+        let parts = [&self.data, &self.forward, &self.backward, &self.optimizer];
+        let whole: Vec<Duration> =
+            (0..self.data.len()).map(|i| parts.iter().map(|part| part[i]).sum()).collect();
+        [&whole, parts[0], parts[1], parts[2], parts[3]].map(|list| {
+            let mut list = list.clone();
+            list.sort();
+            list.get(list.len() / 2).map_or(0.0, |middle| middle.as_secs_f64() * 1e3)
+        })
+    }
+}
+
+/// Times `steps` training steps on random images: forward, cross entropy, backward, SGD with momentum. Two steps before
+/// them are not counted. With `burn` they run on Burn's operations instead of the CPU operations of this crate.
+///
+/// # Panics
+/// For a batch of no images.
+pub fn time_steps(net: &Net, batch: usize, steps: usize, burn: bool) -> StepTimes {
+    let device = Device::flex().autodiff();
+    device.seed(0);
+    let mut module = NetModule::init(net, 0, &device);
+    let mut velocity = HashMap::new();
+    let image = net.input();
+    let pixels =
+        Tensor::<4>::random([batch, image.c, image.h, image.w], Distribution::Normal(0.0, 1.0), &device);
+    let pixels = pixels.into_data();
+    let classes = net.classes();
+    let mut labels = vec![0.0_f32; batch * classes];
+    (0..batch).for_each(|i| labels[i * classes + i * 7 % classes] = 1.0);
+    let mut times = StepTimes::default();
+    for step in 0..steps + 2 {
+        let start = Instant::now();
+        let images = Tensor::<4>::from_data(pixels.clone(), &device);
+        let wanted = Tensor::<1>::from_data(labels.as_slice(), &device).reshape([batch, classes]);
+        let data = start.elapsed();
+        let logits = if burn { module.forward_taps(images, &[]).0 } else { module.forward(images) };
+        let loss = (log_softmax(logits, 1) * wanted).sum().neg() / batch as f64;
+        let forward = start.elapsed();
+        let gradients = GradientsParams::from_grads(loss.backward(), &module);
+        let backward = start.elapsed();
+        module = module.map(&mut Sgd { gradients, velocity: &mut velocity });
+        let optimizer = start.elapsed();
+        if step >= 2 {
+            times.data.push(data);
+            times.forward.push(forward - data);
+            times.backward.push(backward - forward);
+            times.optimizer.push(optimizer - backward);
+        }
+    }
+    times
+}
+
+struct Sgd<'a> {
+    gradients: GradientsParams,
+    velocity: &'a mut HashMap<ParamId, Tensor<1>>,
+}
+
+impl ModuleMapper for Sgd<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
+        let (id, tensor, mapper) = param.consume();
+        let shape = tensor.dims();
+        let len = shape.iter().product::<usize>();
+        let old = self.velocity.remove(&id);
+        let [value, velocity] =
+            momentum_step(tensor.inner().reshape([len]), old, gradient.reshape([len]), RATES);
+        self.velocity.insert(id, velocity);
+        let tensor = Tensor::from_inner(value.reshape(shape)).require_grad();
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
