@@ -77,6 +77,7 @@ impl Dense<'_> {
         if block.cols < nr {
             packed[..k * experts * nr].fill(0.0);
         }
+        let places = places([c_in, taps], c_in);
         for e in 0..experts {
             isa.run(Transpose {
                 src: self.weights[(e * self.c_out + block.c0) * k..].as_ptr(),
@@ -84,7 +85,7 @@ impl Dense<'_> {
                 rows: block.cols,
                 cols: k,
                 dst: packed[e * nr..].as_mut_ptr(),
-                to: |q| (q % taps * c_in + q / taps) * experts * nr,
+                to: |q| places[q] * experts * nr,
             });
         }
     }
@@ -356,6 +357,11 @@ impl Dense<'_> {
             }
         }
     }
+}
+
+/// Where weights `[channels][taps]` go among rows `[tap][channel]`, `step` rows from tap to tap.
+pub(super) fn places([channels, taps]: [usize; 2], step: usize) -> Vec<usize> {
+    (0..channels).flat_map(|c| (0..taps).map(move |t| t * step + c)).collect()
 }
 
 /// Where a panel's results go; `adds` to what is there.

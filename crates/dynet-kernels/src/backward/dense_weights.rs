@@ -4,7 +4,7 @@
 //! gaps, then every tile of (input channels) x (panel) runs over the pixels. A dynamic layer's tile runs over all
 //! images while its experts and their gradients are in the first cache.
 
-use crate::backward::dense::{Block, Dense};
+use crate::backward::dense::{Block, Dense, places};
 use crate::backward::team::{Raw, Team};
 use crate::backward::transpose::Transpose;
 use crate::backward::weight_tile::{DynamicTile, Operands, Pair, StaticTile, dynamic_rows};
@@ -221,6 +221,7 @@ impl Dense<'_> {
         if block.cols < nr {
             out.fill(0.0);
         }
+        let places = places([rows, taps], self.experts * rows);
         for e in 0..self.experts {
             isa.run(Transpose {
                 src: self.weights[(e * self.c_out + block.c0) * k + c * taps..].as_ptr(),
@@ -228,7 +229,7 @@ impl Dense<'_> {
                 rows: block.cols,
                 cols: rows * taps,
                 dst: out[e * rows * nr..].as_mut_ptr(),
-                to: |q| (q % taps * self.experts * rows + q / taps) * nr,
+                to: |q| places[q] * nr,
             });
         }
     }
@@ -236,10 +237,11 @@ impl Dense<'_> {
     /// Ends [`Self::pack_tile`] for gradients.
     fn unpack_tile(&self, isa: Isa, block: Block, [c, rows]: [usize; 2], tile: &[f32], dw: Raw) {
         let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
+        let places = places([rows, taps], self.experts * rows);
         for e in 0..self.experts {
             isa.run(Transpose {
                 src: tile[e * rows * nr..].as_ptr(),
-                from: |q| (q % taps * self.experts * rows + q / taps) * nr,
+                from: |q| places[q] * nr,
                 rows: rows * taps,
                 cols: block.cols,
                 dst: dw.at((e * self.c_out + block.c0) * k + c * taps),

@@ -227,29 +227,29 @@ impl Job for GradientSums<'_> {
             let at = |p: *const f32, j: usize| p.wrapping_add(c0 + j * V::LANES);
             // SAFETY: as in `Moments`; `dy` has the rows of `x`.
             unsafe {
-                for j in 0..count {
+                for (j, &lanes) in lanes.iter().enumerate().take(count) {
                     let [mean, inverse, scale, shift] =
                         [&state.mean, &state.inverse, &state.scale, &state.shift]
-                            .map(|s| v.load_some(at(s.as_ptr(), j), lanes[j]));
+                            .map(|s| v.load_some(at(s.as_ptr(), j), lanes));
                     let back = v.mul(v.mul(mean, inverse), v.splat(-1.0));
                     let mut acc = [v.splat(0.0); 2];
                     for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact_mut(c)) {
-                        let x = v.load_some(at(x.as_ptr(), j), lanes[j]);
+                        let x = v.load_some(at(x.as_ptr(), j), lanes);
                         let place = dy.as_mut_ptr().wrapping_add(c0 + j * V::LANES);
-                        let d = v.load_some(place, lanes[j]);
+                        let d = v.load_some(place, lanes);
                         let d = match act {
                             Activation::None => d,
                             _ => {
                                 let d = v.mul(d, derivative(v, act, v.fma(x, scale, shift)));
-                                v.store_some(place, d, lanes[j]);
+                                v.store_some(place, d, lanes);
                                 d
                             }
                         };
                         acc[0] = v.add(acc[0], d);
                         acc[1] = v.fma(d, v.fma(x, inverse, back), acc[1]);
                     }
-                    v.store_some(sums.add(c0 + j * V::LANES), acc[0], lanes[j]);
-                    v.store_some(sums.add(c + c0 + j * V::LANES), acc[1], lanes[j]);
+                    v.store_some(sums.add(c0 + j * V::LANES), acc[0], lanes);
+                    v.store_some(sums.add(c + c0 + j * V::LANES), acc[1], lanes);
                 }
             }
         });

@@ -53,6 +53,9 @@ impl Team {
     }
 
     /// [`Self::chunks`] of two slices that are cut into the same number of chunks.
+    ///
+    /// # Panics
+    /// If they are not.
     pub fn chunks2(
         &mut self,
         [a, b]: [&mut [f32]; 2],

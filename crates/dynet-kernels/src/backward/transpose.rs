@@ -26,6 +26,19 @@ impl<F: Fn(usize) -> usize, T: Fn(usize) -> usize> Job for Transpose<F, T> {
             for c in (0..cols).step_by(V::LANES) {
                 let width = (cols - c).min(V::LANES);
                 let mut block = [v.splat(0.0); MAX_LANES];
+                if height == V::LANES && width == V::LANES {
+                    // SAFETY: as below.
+                    unsafe {
+                        for (i, row) in block.iter_mut().enumerate().take(V::LANES) {
+                            *row = v.load(src.add(from(r + i) + c));
+                        }
+                        turn(v, &mut block);
+                        for (j, column) in block.iter().enumerate().take(V::LANES) {
+                            v.store(dst.add(to(c + j) + r), *column);
+                        }
+                    }
+                    continue;
+                }
                 for (i, row) in block.iter_mut().enumerate().take(height) {
                     // SAFETY: whoever makes this job answers for all rows and columns of source and destination.
                     *row = unsafe { v.load_some(src.add(from(r + i) + c), width) };

@@ -57,7 +57,7 @@ pub(crate) fn forward(
     let shape = images.dims();
     let [n, c, h, w] = shape;
     let image = tracked(images.clone())?;
-    if params.len() != graph.params || n == 0 || c * h * w != graph.sizes[0].c * graph.sizes[0].pixels {
+    if params.len() != graph.params || n == 0 || [c, h, w] != graph.image {
         return None;
     }
     let flex: Vec<FlexTensor> = params.iter().map(|p| p.primitive().to_contiguous()).collect();

@@ -158,9 +158,13 @@ impl Context<'_> {
                 if step.act != Activation::None {
                     kernels::activate_backward(self.team, map(&pass.maps, step.output), step.act, &mut dy);
                 }
-                let mut copy = self.arena.take(dy.len());
-                copy.copy_from_slice(&dy);
-                self.put(step.inputs[1], copy, grads);
+                if let Some(sum) = &mut grads.maps[step.inputs[1]] {
+                    kernels::add_into(self.team, sum, &dy);
+                } else {
+                    let mut copy = self.arena.take(dy.len());
+                    kernels::put_columns(self.team, &dy, [output.c, 0], &mut copy, [output.c, 0], output.c);
+                    grads.maps[step.inputs[1]] = Some(copy);
+                }
                 self.put(node, dy, grads);
             }
             (Action::Scale, _) => {

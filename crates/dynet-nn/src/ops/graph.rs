@@ -50,6 +50,8 @@ pub(super) struct Size {
 /// A net that these operations can train.
 #[derive(Debug)]
 pub(crate) struct Graph {
+    /// Channels, height and width of an image.
+    pub(super) image: [usize; 3],
     pub(super) steps: Vec<Step>,
     pub(super) sizes: Vec<Size>,
     /// Of each node, whether backward reads its map.
@@ -105,6 +107,7 @@ impl Graph {
             steps.push(step);
         }
         let mut graph = Self {
+            image: net.input().into(),
             kept: vec![false; nodes.len()],
             last_reader: vec![0; nodes.len()],
             output: steps.last()?.output,
