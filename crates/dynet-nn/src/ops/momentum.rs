@@ -29,7 +29,7 @@ pub fn momentum_step(
     let [Ok(weights), Ok(velocity), Ok(grad)] = all else {
         unreachable!("all three were seen to be tensors of Flex");
     };
-    let [mut weights, mut velocity] = [weights, velocity].map(|t| whole(t));
+    let [mut weights, mut velocity] = [weights, velocity].map(whole);
     let grad = grad.to_contiguous();
     let rates = rates.map(|r| r as f32);
     if let Some(grad) = grad.as_slice::<f32>() {
@@ -37,7 +37,7 @@ pub fn momentum_step(
             kernels::momentum_step(team, weights.storage_mut(), velocity.storage_mut(), grad, rates);
         });
     }
-    [weights, velocity].map(|t| Tensor::from_primitive::<Flex>(t))
+    [weights, velocity].map(Tensor::from_primitive::<Flex>)
 }
 
 type Primitive = burn::backend::flex::FlexTensor;
