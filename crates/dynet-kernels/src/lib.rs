@@ -1,8 +1,8 @@
 //! CPU kernels that fuse and convolve.
 //!
 //! Maps are f32, channels last: channel `c` of pixel `p` is `data[p * ld + c]`. Weights are packed ahead into
-//! [`Panels`](panels::Panels); a kernel takes the arguments of a whole layer, fuses, multiplies and stores the
-//! [`Tile`](shared::Tile) of the output that it is given. No kernel allocates.
+//! [`Panels`]; a kernel takes the arguments of a whole layer, fuses, multiplies and stores the
+//! [`Tile`] of the output that it is given. No kernel allocates.
 
 mod arch;
 mod generic;

@@ -57,7 +57,7 @@ pub struct Pool {
 
 impl Pool {
     /// A pool of `threads` threads, the caller among them; at least 1 and at most
-    /// [`MAX_THREADS`](crate::shared::MAX_THREADS).
+    /// [`MAX_THREADS`].
     ///
     /// # Errors
     /// If the system gives no further thread.
