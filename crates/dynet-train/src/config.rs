@@ -134,7 +134,7 @@ pub struct RunConfig {
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { epochs: 12, batch: 64, accumulate: 1, seed: 0, test: true, keep_checkpoints: 2 }
+        Self { epochs: 40, batch: 64, accumulate: 1, seed: 0, test: true, keep_checkpoints: 2 }
     }
 }
 
@@ -159,6 +159,9 @@ pub struct OptimizerConfig {
     pub learning_rate: f64,
     /// Factor on the learning rate of the coefficient predictors' weights: the mean over a map makes their gradients small.
     pub predictor_rate: f64,
+    /// Factor on the weight decay of the same weights. A predictor that is pulled towards zero ends up giving every
+    /// image the same coefficients: its gradient is small, and so would be what stands against the pull.
+    pub predictor_decay: f64,
     /// SGD: share of the last step that is repeated.
     pub momentum: f64,
     /// SGD: Nesterov's form of momentum, as PyTorch has it.
@@ -182,7 +185,8 @@ impl Default for OptimizerConfig {
         Self {
             rule: Rule::Sgd,
             learning_rate: 0.1,
-            predictor_rate: 10.0,
+            predictor_rate: 2.0,
+            predictor_decay: 0.0,
             momentum: 0.9,
             nesterov: true,
             betas: [0.9, 0.999],
@@ -266,6 +270,7 @@ impl Config {
             ("data.val_fraction", f64::from(self.data.val_fraction), 0.001, 0.9),
             ("optimizer.learning_rate", o.learning_rate, 0.0, 1e4),
             ("optimizer.predictor_rate", o.predictor_rate, 0.0, 1e4),
+            ("optimizer.predictor_decay", o.predictor_decay, 0.0, 1e4),
             ("optimizer.momentum", o.momentum, 0.0, 0.999_999),
             ("optimizer.betas", o.betas[0], 0.0, 0.999_999),
             ("optimizer.betas", o.betas[1], 0.0, 0.999_999_9),

@@ -88,9 +88,13 @@ impl Optimizer {
     /// The new value of one parameter, flat.
     fn update(&mut self, id: ParamId, value: Tensor<1>, grad: Tensor<1>, rate: f64) -> Tensor<1> {
         let spec = &self.specs[&id];
-        let decay = if spec.decays() { self.config.weight_decay } else { 0.0 };
+        let o = &self.config;
         let is_predictor = spec.kind == ParamKind::PredictorWeight;
-        let rate = if is_predictor { rate * self.config.predictor_rate } else { rate };
+        let [rate, decay] = match is_predictor {
+            true => [rate * o.predictor_rate, o.weight_decay * o.predictor_decay],
+            false => [rate, o.weight_decay],
+        };
+        let decay = if spec.decays() { decay } else { 0.0 };
         let value = match self.config.rule {
             Rule::Sgd => self.sgd(id, value, grad, rate, decay),
             Rule::AdamW => self.adamw(id, value, grad, rate, decay),
@@ -210,7 +214,13 @@ mod tests {
 
     fn config() -> OptimizerConfig {
         let standard = OptimizerConfig::default();
-        OptimizerConfig { nesterov: false, weight_decay: 0.01, predictor_rate: 1.0, ..standard }
+        OptimizerConfig {
+            nesterov: false,
+            weight_decay: 0.01,
+            predictor_rate: 1.0,
+            predictor_decay: 1.0,
+            ..standard
+        }
     }
 
     fn id_of(optimizer: &Optimizer, kind: ParamKind) -> ParamId {
@@ -258,6 +268,10 @@ mod tests {
         assert!(specs.values().all(|spec| spec.decays() == spec.name.ends_with(".weight")));
         let frozen = OptimizerConfig { predictor_rate: 0.0, ..config() };
         assert_eq!(three_steps(&frozen, ParamKind::PredictorWeight), [1.0, -2.0]);
+        let [pulled, spared, undecayed] =
+            [config(), OptimizerConfig { predictor_decay: 0.0, ..config() }, without]
+                .map(|config| three_steps(&config, ParamKind::PredictorWeight));
+        assert!(spared == undecayed && spared != pulled, "{spared:?}, {pulled:?}");
     }
 
     #[test]
