@@ -24,10 +24,12 @@
 mod arena;
 mod blocks;
 mod convolution;
+mod cut;
 mod error;
 mod fold;
 mod layout;
 mod lower;
+mod pass;
 mod plan;
 mod run;
 mod session;

@@ -1,10 +1,11 @@
 //! `Plan::compile`: everything about a net that does not depend on the images, done once.
 
 use dynet_kernels::winograd::WinogradConv;
-use dynet_kernels::{Conv, Grid, Isa, KernelShape, Storage};
+use dynet_kernels::{Conv, Grid, Isa, KernelShape, PerThread, Storage};
 use dynet_net::{Net, NodeId, Op, Shape, Weights};
 
 use crate::blocks::MAX_IMAGES;
+use crate::cut::Cut;
 use crate::error::PlanError;
 use crate::layout::{Layout, MAX_VALUES};
 use crate::lower::Lowering;
@@ -58,7 +59,9 @@ pub struct Plan {
     pub(crate) net: Net,
     pub(crate) options: Options,
     pub(crate) steps: Vec<Step>,
+    /// Memory of one image that runs through all steps.
     pub(crate) layout: Layout,
+    pub(crate) cut: Cut,
     pub(crate) logits: View,
     pub(crate) taps: Vec<View>,
     /// Values of scratch that a thread needs.
@@ -85,7 +88,10 @@ impl Plan {
         for step in &mut steps {
             step.cost_ns = cost_ns(net, step);
         }
-        Ok(Self { net: net.clone(), options: options.clone(), steps, layout, logits, taps, scratch_len })
+        let layers: Vec<LayerInfo> = steps.iter().map(|step| info(net, step)).collect();
+        let cut = Cut::new(&layers, &lowering.buffers, taps.len())?;
+        let (net, options) = (net.clone(), options.clone());
+        Ok(Self { net, options, steps, layout, cut, logits, taps, scratch_len })
     }
 
     /// The net.
@@ -100,9 +106,22 @@ impl Plan {
 
     /// Bytes of memory that a session of `threads` threads takes for batches of `images` images.
     pub fn session_bytes(&self, images: usize, threads: usize) -> usize {
-        let values =
-            self.layout.len * images.min(MAX_IMAGES) + self.scratch_len.next_multiple_of(16) * threads;
+        let together = images.min(MAX_IMAGES);
+        let behind = if together > 1 { together * self.cut.layout.len } else { 0 };
+        let values = self.lanes_len(together, threads) + behind + PerThread::size(self.scratch_len, threads);
         values * size_of::<f32>()
+    }
+
+    /// Values of the lanes of threads that run images by themselves.
+    pub(crate) fn lanes_len(&self, images: usize, threads: usize) -> usize {
+        let lanes = match images {
+            0 => 0,
+            1 => 1,
+            _ if self.cut.step == 0 => 0,
+            n if n < threads => 1,
+            _ => threads,
+        };
+        lanes * self.layout.len
     }
 
     /// Bytes of all packed weights.

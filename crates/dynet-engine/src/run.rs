@@ -31,8 +31,10 @@ pub(crate) struct Frame<'a> {
     pub(crate) planes: &'a [f32],
     pub(crate) layout: &'a Layout,
     pub(crate) arena: &'a mut [f32],
+    /// A piece for each thread.
     pub(crate) scratch: &'a mut [f32],
-    pub(crate) pool: &'a mut Pool,
+    /// Threads to share the work with; none for a thread that runs an image by itself.
+    pub(crate) pool: Option<&'a mut Pool>,
 }
 
 /// What a step reads, image by image.
@@ -82,16 +84,16 @@ enum Order {
 
 /// Calls `job(image, pixel block, channel block, thread)` for all tiles; work of `cost_ns` nanoseconds in all.
 fn tiles(
-    pool: &mut Pool,
+    pool: Option<&mut Pool>,
     grid: &Grid,
     order: Order,
     cost_ns: usize,
     job: impl Fn(usize, usize, usize, usize) + Sync,
 ) {
     let total = grid.tiles();
-    let threads = pool.threads();
+    let threads = pool.as_ref().map_or(1, |p| p.threads());
     let parts = if threads == 1 || cost_ns < ALONE_NS { 1 } else { total.min(threads * PARTS) };
-    pool.run(parts, |part, thread| {
+    let run = |part: usize, thread| {
         for index in part * total / parts..(part + 1) * total / parts {
             let [image, pixel, channel] = match order {
                 Order::Pixels => grid.position(index),
@@ -103,10 +105,18 @@ fn tiles(
             };
             job(image, pixel, channel, thread);
         }
-    });
+    };
+    match pool {
+        Some(pool) => pool.run(parts, run),
+        None => (0..parts).for_each(|part| run(part, 0)),
+    }
 }
 
 impl Frame<'_> {
+    fn threads(&self) -> usize {
+        self.pool.as_ref().map_or(1, |pool| pool.threads())
+    }
+
     pub(crate) fn step(&mut self, step: &Step) {
         match &step.kind {
             Kind::Conv(c) => self.conv(step, c),
@@ -120,7 +130,7 @@ impl Frame<'_> {
     }
 
     fn conv(&mut self, step: &Step, c: &ConvStep) {
-        let (isa, images, layout) = (self.isa, self.images, self.layout);
+        let (isa, images, layout, threads) = (self.isa, self.images, self.layout, self.threads());
         let sums_range = step.sums.map_or(0..0, |v| range(layout, v, images));
         let ([out, sums, _], rest) =
             carve(self.arena, [range(layout, step.output, images), sums_range, 0..0]);
@@ -138,50 +148,56 @@ impl Frame<'_> {
         });
         let input_scale = c.input_scale.map(reader);
         let residual = c.residual.map(reader);
-        let scratch = PerThread::new(self.scratch, self.pool.threads());
+        let scratch = PerThread::new(self.scratch, threads);
         let scratch_len = conv_scratch_len(c);
         let order = if c.panel_major { Order::Channels } else { Order::Pixels };
-        tiles(self.pool, &grid, order, step.cost_ns * images, |image, pixel, channel, thread| {
-            let mut tile = shared.take(image, pixel, channel);
-            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
-            let mut scratch = scratch.take(thread);
-            let (scratch, rest) = scratch.split_at_mut(scratch_len);
-            let coefs = c.head.as_ref().zip(head).map(|(head, reader)| match head {
-                Head::Map { channels, .. } => Coefs::new(reader.vector(image), *channels),
-                Head::Blocked(_) => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
-                Head::Inline(gate) => {
-                    let first = tile.channel0() / c.weights.nr();
-                    let panels = tile.channels().div_ceil(c.weights.nr());
-                    let coefs = &mut rest[..panels * gate.len()];
-                    for (panel, to) in (first..).zip(coefs.chunks_exact_mut(gate.len())) {
-                        coefficients(isa, gate, panel, reader.vector(image), to);
+        tiles(
+            self.pool.as_deref_mut(),
+            &grid,
+            order,
+            step.cost_ns * images,
+            |image, pixel, channel, thread| {
+                let mut tile = shared.take(image, pixel, channel);
+                let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
+                let mut scratch = scratch.take(thread);
+                let (scratch, rest) = scratch.split_at_mut(scratch_len);
+                let coefs = c.head.as_ref().zip(head).map(|(head, reader)| match head {
+                    Head::Map { channels, .. } => Coefs::new(reader.vector(image), *channels),
+                    Head::Blocked(_) => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
+                    Head::Inline(gate) => {
+                        let first = tile.channel0() / c.weights.nr();
+                        let panels = tile.channels().div_ceil(c.weights.nr());
+                        let coefs = &mut rest[..panels * gate.len()];
+                        for (panel, to) in (first..).zip(coefs.chunks_exact_mut(gate.len())) {
+                            coefficients(isa, gate, panel, reader.vector(image), to);
+                        }
+                        Coefs::blocked(coefs, c.weights.nr(), first)
                     }
-                    Coefs::blocked(coefs, c.weights.nr(), first)
-                }
-            });
-            let residual = residual.as_ref().map(|r| r.pixels(image));
-            let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
-            let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
-            let taps = match &c.reading {
-                Reading::Window(geometry) => {
-                    let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
-                    return grouped(isa, &c, scratch, &mut tile, sums);
-                }
-                Reading::Winograd(geometry, side) => {
-                    let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
-                    return winograd(isa, &c, scratch, &mut tile, sums);
-                }
-                Reading::Pointwise => None,
-                Reading::Table(taps) => Some(taps),
-            };
-            let input_scale = input_scale.as_ref().map(|s| s.vector(image));
-            let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
-            conv(isa, &c, scratch, &mut tile, sums);
-        });
+                });
+                let residual = residual.as_ref().map(|r| r.pixels(image));
+                let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
+                let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
+                let taps = match &c.reading {
+                    Reading::Window(geometry) => {
+                        let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
+                        return grouped(isa, &c, scratch, &mut tile, sums);
+                    }
+                    Reading::Winograd(geometry, side) => {
+                        let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
+                        return winograd(isa, &c, scratch, &mut tile, sums);
+                    }
+                    Reading::Pointwise => None,
+                    Reading::Table(taps) => Some(taps),
+                };
+                let input_scale = input_scale.as_ref().map(|s| s.vector(image));
+                let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
+                conv(isa, &c, scratch, &mut tile, sums);
+            },
+        );
     }
 
     fn dense(&mut self, step: &Step, d: &DenseStep) {
-        let (isa, images, layout) = (self.isa, self.images, self.layout);
+        let (isa, images, layout, threads) = (self.isa, self.images, self.layout, self.threads());
         let ([out, ..], rest) = carve(self.arena, [range(layout, step.output, images), 0..0, 0..0]);
         let channels = step.output.channels;
         let channel_block = blocks::channel_block(channels, d.weights.nr(), 1);
@@ -196,15 +212,21 @@ impl Frame<'_> {
         let shared = SharedOut::new(out, step.output.channel0, grid);
         let reader = |view: View| Reader::new(&rest, layout, view, images);
         let (x, residual) = (reader(d.x), d.residual.map(reader));
-        let scratch = PerThread::new(self.scratch, self.pool.threads());
-        tiles(self.pool, &grid, Order::Channels, step.cost_ns * images, |_, _, channel, thread| {
-            let mut tile = shared.take(0, 0, channel);
-            let residual = residual.as_ref().map(Reader::rows);
-            let epilogue = Epilogue { bias: Some(&d.bias), residual, act: d.act };
-            let (x, weights) = (x.rows(), &d.weights);
-            let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
-            conv(isa, &c, &mut scratch.take(thread), &mut tile, None);
-        });
+        let scratch = PerThread::new(self.scratch, threads);
+        tiles(
+            self.pool.as_deref_mut(),
+            &grid,
+            Order::Channels,
+            step.cost_ns * images,
+            |_, _, channel, thread| {
+                let mut tile = shared.take(0, 0, channel);
+                let residual = residual.as_ref().map(Reader::rows);
+                let epilogue = Epilogue { bias: Some(&d.bias), residual, act: d.act };
+                let (x, weights) = (x.rows(), &d.weights);
+                let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
+                conv(isa, &c, &mut scratch.take(thread), &mut tile, None);
+            },
+        );
     }
 
     /// The coefficients of a dynamic convolution, panel by panel, all images over a panel's weights.
@@ -216,9 +238,15 @@ impl Frame<'_> {
             Grid { images, pixels: 1, channels, ld: channels, pixel_block: 1, channel_block: gate.len() };
         let shared = SharedOut::new(out, 0, grid);
         let x = Reader::new(&rest, layout, gate.x, images);
-        tiles(self.pool, &grid, Order::Channels, step.cost_ns * images, |image, _, panel, _| {
-            coefficients(isa, gate, panel, x.vector(image), shared.take(image, 0, panel).row(0));
-        });
+        tiles(
+            self.pool.as_deref_mut(),
+            &grid,
+            Order::Channels,
+            step.cost_ns * images,
+            |image, _, panel, _| {
+                coefficients(isa, gate, panel, x.vector(image), shared.take(image, 0, panel).row(0));
+            },
+        );
     }
 
     fn softmax(&mut self, step: &Step, heads: &[[usize; 3]], temperature: f32) {
@@ -251,14 +279,20 @@ impl Frame<'_> {
         let grid = Grid { images, pixels: 1, channels, ld, pixel_block: 1, channel_block };
         let shared = SharedOut::new(out, 0, grid);
         let x = Reader::new(&rest, layout, x, images);
-        tiles(self.pool, &grid, Order::Pixels, step.cost_ns * images, |image, _, channel, _| {
-            let mut tile = shared.take(image, 0, channel);
-            let map = x.pixels(image);
-            let map = Pixels::new(&map.data[tile.channel0()..], map.ld);
-            let out = tile.row(0);
-            pixelwise::sums(isa, map, 0, x.view.pixels, out);
-            out.iter_mut().for_each(|s| *s *= 1.0 / x.view.pixels as f32);
-        });
+        tiles(
+            self.pool.as_deref_mut(),
+            &grid,
+            Order::Pixels,
+            step.cost_ns * images,
+            |image, _, channel, _| {
+                let mut tile = shared.take(image, 0, channel);
+                let map = x.pixels(image);
+                let map = Pixels::new(&map.data[tile.channel0()..], map.ld);
+                let out = tile.row(0);
+                pixelwise::sums(isa, map, 0, x.view.pixels, out);
+                out.iter_mut().for_each(|s| *s *= 1.0 / x.view.pixels as f32);
+            },
+        );
     }
 
     /// Steps without weights, over bands of pixels.
@@ -275,13 +309,19 @@ impl Frame<'_> {
         });
         let each = self.planes.len() / images;
         let planes = self.planes;
-        tiles(self.pool, &grid, Order::Pixels, step.cost_ns * images, |image, pixel, channel, _| {
-            let mut tile = shared.take(image, pixel, channel);
-            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
-            let read = |view: &View| Reader::new(&rest, layout, *view, images);
-            let planes = &planes[image * each..][..each];
-            band(isa, &step.kind, planes, image, read, &mut tile, sums);
-        });
+        tiles(
+            self.pool.as_deref_mut(),
+            &grid,
+            Order::Pixels,
+            step.cost_ns * images,
+            |image, pixel, channel, _| {
+                let mut tile = shared.take(image, pixel, channel);
+                let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
+                let read = |view: &View| Reader::new(&rest, layout, *view, images);
+                let planes = &planes[image * each..][..each];
+                band(isa, &step.kind, planes, image, read, &mut tile, sums);
+            },
+        );
     }
 }
 

@@ -1,15 +1,16 @@
 //! A caller's memory and threads.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use dynet_kernels::{Buffer, Pool};
+use dynet_kernels::{Buffer, PerThread, Pool};
 use dynet_net::NodeId;
 
 use crate::blocks::MAX_IMAGES;
 use crate::error::RunError;
+use crate::pass::{Memory, Pass};
 use crate::plan::Plan;
-use crate::run::Frame;
 use crate::step::View;
 
 /// Runs images through a [`Plan`].
@@ -19,11 +20,13 @@ use crate::step::View;
 pub struct Session {
     plan: Arc<Plan>,
     pool: Pool,
+    /// Memory of all steps for one image of each thread.
+    lanes: Buffer<f32>,
+    /// Memory behind the plan's cut for all images.
     arena: Buffer<f32>,
     scratch: Buffer<f32>,
     logits: Vec<f32>,
-    /// Images that the arena holds, and those of the last piece of a batch.
-    capacity: usize,
+    /// Images of the last piece of a batch.
     last: usize,
     tap: Vec<f32>,
 }
@@ -35,14 +38,14 @@ impl Session {
     /// If the system gives no further thread.
     pub fn new(plan: Arc<Plan>, threads: usize) -> Result<Self, RunError> {
         let pool = Pool::new(threads).map_err(RunError::Threads)?;
-        let scratch = dynet_kernels::PerThread::size(plan.scratch_len, pool.threads());
+        let scratch = PerThread::size(plan.scratch_len, pool.threads());
         Ok(Self {
             plan,
             pool,
+            lanes: Buffer::zeroed(0),
             arena: Buffer::zeroed(0),
             scratch: Buffer::zeroed(scratch),
             logits: Vec::new(),
-            capacity: 0,
             last: 0,
             tap: Vec::new(),
         })
@@ -118,7 +121,7 @@ impl Session {
     fn pieces(
         &mut self,
         images: &[f32],
-        mut times: Option<&mut [Duration]>,
+        times: Option<&mut [Duration]>,
         mut look: impl FnMut(usize, NodeId, &[f32]),
     ) -> Result<(), RunError> {
         let shape = self.plan.net.input();
@@ -128,10 +131,19 @@ impl Session {
         }
         let n = images.len() / shape.len();
         self.reserve(n);
+        let nanos: Option<Vec<AtomicU64>> =
+            times.as_ref().map(|times| times.iter().map(|_| AtomicU64::new(0)).collect());
         for (piece, planes) in images.chunks(MAX_IMAGES * shape.len()).enumerate() {
             let first = piece * MAX_IMAGES;
             self.last = planes.len() / shape.len();
-            self.piece(first, planes, times.as_deref_mut());
+            let pass = Pass { plan: &self.plan, planes, images: self.last, nanos: nanos.as_deref() };
+            pass.run(&mut Memory {
+                lanes: &mut self.lanes,
+                arena: &mut self.arena,
+                scratch: &mut self.scratch,
+                pool: &mut self.pool,
+            });
+            self.take_logits(first);
             for image in 0..self.last {
                 for tap in 0..self.plan.taps.len() {
                     self.fetch(self.plan.taps[tap], image);
@@ -139,52 +151,58 @@ impl Session {
                 }
             }
         }
+        for (time, nanos) in times.into_iter().flatten().zip(nanos.into_iter().flatten()) {
+            *time += Duration::from_nanos(nanos.into_inner());
+        }
         Ok(())
     }
 
     fn reserve(&mut self, images: usize) {
-        let together = images.min(MAX_IMAGES);
-        if together > self.capacity {
-            self.arena = Buffer::zeroed(together * self.plan.layout.len);
-            self.capacity = together;
+        let (plan, together) = (&*self.plan, images.min(MAX_IMAGES));
+        let lanes = plan.lanes_len(together, self.pool.threads());
+        // A batch that is not a whole number of pieces may leave a single image.
+        let alone = if images > MAX_IMAGES { plan.layout.len } else { 0 };
+        let lanes = lanes.max(alone);
+        if lanes > self.lanes.len() {
+            self.lanes = Buffer::zeroed(lanes);
         }
-        self.logits.resize(images * self.plan.net.classes(), 0.0);
+        let arena = if together > 1 { together * plan.cut.layout.len } else { 0 };
+        if arena > self.arena.len() {
+            self.arena = Buffer::zeroed(arena);
+        }
+        self.logits.resize(images * plan.net.classes(), 0.0);
     }
 
-    fn piece(&mut self, first: usize, planes: &[f32], mut times: Option<&mut [Duration]>) {
-        let plan = &*self.plan;
-        let mut frame = Frame {
-            isa: plan.options.isa,
-            images: self.last,
-            planes,
-            layout: &plan.layout,
-            arena: &mut self.arena,
-            scratch: &mut self.scratch,
-            pool: &mut self.pool,
-        };
-        for (at, step) in plan.steps.iter().enumerate() {
-            let start = times.is_some().then(Instant::now);
-            frame.step(step);
-            if let (Some(start), Some(times)) = (start, &mut times) {
-                times[at] += start.elapsed();
-            }
+    /// The memory of the last piece that held a view's buffer, and where in it the buffer of image 0 starts.
+    fn place(&self, view: View) -> (&[f32], usize) {
+        match self.last {
+            1 => (&self.lanes, self.plan.layout.offsets[view.buffer]),
+            n => (&self.arena, n * self.plan.cut.layout.offsets[view.buffer]),
         }
-        let (view, classes) = (plan.logits, plan.net.classes());
-        let logits = &self.arena[self.last * plan.layout.offsets[view.buffer]..];
-        for (i, to) in self.logits[first * classes..].chunks_exact_mut(classes).take(self.last).enumerate() {
-            to.copy_from_slice(&logits[i * plan.layout.lens[view.buffer] + view.channel0..][..classes]);
+    }
+
+    /// Copies the logits of the last piece, whose first image is `first`.
+    fn take_logits(&mut self, first: usize) {
+        let (view, classes) = (self.plan.logits, self.plan.net.classes());
+        let mut logits = std::mem::take(&mut self.logits);
+        let (memory, start) = self.place(view);
+        for (i, to) in logits[first * classes..].chunks_exact_mut(classes).take(self.last).enumerate() {
+            let at = start + i * self.plan.layout.lens[view.buffer] + view.channel0;
+            to.copy_from_slice(&memory[at..][..classes]);
         }
+        self.logits = logits;
     }
 
     /// Copies a map to `[c, h, w]`.
     fn fetch(&mut self, view: View, image: usize) {
-        let first =
-            self.last * self.plan.layout.offsets[view.buffer] + image * self.plan.layout.lens[view.buffer];
-        self.tap.clear();
+        let mut tap = std::mem::take(&mut self.tap);
+        let (memory, start) = self.place(view);
+        let first = start + image * self.plan.layout.lens[view.buffer] + view.channel0;
+        tap.clear();
         for c in 0..view.channels {
-            let at = |p: usize| self.arena[first + view.channel0 + c + p * view.ld];
-            self.tap.extend((0..view.pixels).map(at));
+            tap.extend((0..view.pixels).map(|p| memory[first + c + p * view.ld]));
         }
+        self.tap = tap;
     }
 }
 
