@@ -7,7 +7,7 @@ use std::error::Error;
 
 use dynet_net::DynamicOptions;
 use dynet_net::zoo::{self, ZooOptions};
-use dynet_nn::{set_threads, time_steps};
+use dynet_nn::{DeviceName, set_threads, time_steps};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dynamic = (experts > 0).then(|| DynamicOptions { experts, ..DynamicOptions::default() });
     let net = zoo::build(&name, &ZooOptions { size: [size, size], dynamic, ..ZooOptions::default() })?;
     let [all, data, forward, backward, optimizer] =
-        time_steps(&net, batch, 5, arg(5, "") == "burn").medians_ms();
+        time_steps(&net, batch, 5, DeviceName::default(), arg(5, "") == "burn")?.medians_ms();
     println!("{name}, batch {batch}, {size} x {size}, K = {experts}: {all:.1} ms");
     println!("data {data:.1}, forward {forward:.1}, backward {backward:.1}, optimizer {optimizer:.1} ms");
     println!("{{\"median_ms\": {all}}}");

@@ -3,6 +3,7 @@
 
 mod coefficients;
 mod conv;
+mod device;
 mod dyconv;
 mod error;
 mod experts;
@@ -19,6 +20,7 @@ mod timing;
 
 pub use coefficients::{CoefPredictor, CoefPredictorConfig, FullyConnected};
 pub use conv::Geometry;
+pub use device::{DeviceError, DeviceName, Driver};
 pub use dyconv::{DyConv2d, DyConv2dConfig};
 pub use dynet_net::{CoefActivation, Coefficients, Head, PaddingMode};
 pub use error::{ConfigError, NnError};

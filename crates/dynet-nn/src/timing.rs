@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Distribution, Tensor};
 use dynet_net::Net;
 
+use crate::device::{DeviceError, DeviceName};
 use crate::net_module::NetModule;
 use crate::ops::momentum_step;
 
@@ -43,12 +44,26 @@ impl StepTimes {
 }
 
 /// Times `steps` training steps on random images: forward, cross entropy, backward, SGD with momentum. Two steps before
-/// them are not counted. With `burn` they run on Burn's operations instead of the CPU operations of this crate.
+/// them are not counted. On a CPU they run on the operations of this crate, with `burn` on Burn's.
+///
+/// # Errors
+/// [`DeviceError`] where there is no such device, or it stops calculating.
 ///
 /// # Panics
 /// For a batch of no images.
-pub fn time_steps(net: &Net, batch: usize, steps: usize, burn: bool) -> StepTimes {
-    let device = Device::flex().autodiff();
+pub fn time_steps(
+    net: &Net,
+    batch: usize,
+    steps: usize,
+    name: DeviceName,
+    burn: bool,
+) -> Result<StepTimes, DeviceError> {
+    let device = name.open()?.autodiff();
+    // Elsewhere than on a CPU operations only queue up until somebody waits.
+    let elapsed = |since: Instant| match device.sync() {
+        Ok(()) => Ok(since.elapsed()),
+        Err(error) => Err(DeviceError::Refused { name, problem: error.to_string() }),
+    };
     device.seed(0);
     let mut module = NetModule::init(net, 0, &device);
     let mut velocity = HashMap::new();
@@ -64,14 +79,14 @@ pub fn time_steps(net: &Net, batch: usize, steps: usize, burn: bool) -> StepTime
         let start = Instant::now();
         let images = Tensor::<4>::from_data(pixels.clone(), &device);
         let wanted = Tensor::<1>::from_data(labels.as_slice(), &device).reshape([batch, classes]);
-        let data = start.elapsed();
+        let data = elapsed(start)?;
         let logits = if burn { module.forward_taps(images, &[]).0 } else { module.forward(images) };
         let loss = (log_softmax(logits, 1) * wanted).sum().neg() / batch as f64;
-        let forward = start.elapsed();
+        let forward = elapsed(start)?;
         let gradients = GradientsParams::from_grads(loss.backward(), &module);
-        let backward = start.elapsed();
+        let backward = elapsed(start)?;
         module = module.map(&mut Sgd { gradients, velocity: &mut velocity });
-        let optimizer = start.elapsed();
+        let optimizer = elapsed(start)?;
         if step >= 2 {
             times.data.push(data);
             times.forward.push(forward - data);
@@ -79,7 +94,7 @@ pub fn time_steps(net: &Net, batch: usize, steps: usize, burn: bool) -> StepTime
             times.optimizer.push(optimizer - backward);
         }
     }
-    times
+    Ok(times)
 }
 
 struct Sgd<'a> {

@@ -3,6 +3,7 @@
 use dynet_data::{Augment, Crop};
 use dynet_net::zoo::ZooOptions;
 use dynet_net::{CoefActivation, DynamicOptions};
+use dynet_nn::DeviceName;
 use serde::{Deserialize, Serialize};
 
 use crate::config_file::ConfigError;
@@ -130,11 +131,21 @@ pub struct RunConfig {
     pub test: bool,
     /// Checkpoints that are kept, the newest ones.
     pub keep_checkpoints: usize,
+    /// What trains: `cpu`, or a device of a feature of the build, `wgpu`, `cuda:1`.
+    pub device: DeviceName,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { epochs: 40, batch: 64, accumulate: 1, seed: 0, test: true, keep_checkpoints: 2 }
+        Self {
+            epochs: 40,
+            batch: 64,
+            accumulate: 1,
+            seed: 0,
+            test: true,
+            keep_checkpoints: 2,
+            device: DeviceName::default(),
+        }
     }
 }
 

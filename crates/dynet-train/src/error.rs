@@ -16,6 +16,9 @@ pub enum TrainError {
     /// A net that cannot be.
     #[error(transparent)]
     Net(#[from] dynet_net::zoo::ZooError),
+    /// A device that is not in this build or not on this machine.
+    #[error(transparent)]
+    Device(#[from] dynet_nn::DeviceError),
     /// Weights that do not fit.
     #[error(transparent)]
     Nn(#[from] dynet_nn::NnError),
@@ -89,6 +92,10 @@ impl TrainError {
 
     /// Whether the user's input is at fault, not the run.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::NotFinite { .. } | Self::Classifier(_) | Self::Figure { .. })
+        match self {
+            Self::Device(error) => error.is_input(),
+            Self::Io { .. } | Self::NotFinite { .. } | Self::Classifier(_) | Self::Figure { .. } => false,
+            _ => true,
+        }
     }
 }

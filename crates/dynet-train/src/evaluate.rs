@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use dynet_data::{BatchOptions, Dataset};
 use dynet_net::{Model, Preprocessing};
-use dynet_nn::NetModule;
+use dynet_nn::{DeviceName, NetModule};
 use serde::Serialize;
 
 use crate::error::TrainError;
@@ -32,9 +32,9 @@ impl BurnClassifier {
     /// The net of a model.
     ///
     /// # Errors
-    /// Weights that do not fit; never so for a model that was read.
-    pub fn new(model: &Model) -> Result<Self, TrainError> {
-        let device = crate::device();
+    /// A device that is not there, or weights that do not fit; never so for a model that was read.
+    pub fn new(model: &Model, device: DeviceName) -> Result<Self, TrainError> {
+        let device = device.open()?;
         Ok(Self { module: NetModule::new(&model.net, &model.weights, &device)?, device })
     }
 }

@@ -23,14 +23,10 @@ mod train;
 
 pub use config::{Config, Course, DataConfig, ModelConfig, OptimizerConfig, Rule, RunConfig, ScheduleConfig};
 pub use config_file::ConfigError;
+pub use dynet_nn::{DeviceError, DeviceName};
 pub use error::TrainError;
 pub use evaluate::{BurnClassifier, ClassScore, Classifier, EvaluateOptions, Evaluation, evaluate, top_k};
 pub use report::{EpochReport, EpochSeconds, Observer, Outcome, RunInfo, Silent, StepReport, Summary};
 pub use run_folder::{RunFolder, default_name};
 pub use setup::Setup;
 pub use train::train;
-
-/// Where tensors live: Burn's CPU backend.
-pub(crate) fn device() -> burn::tensor::Device {
-    burn::tensor::Device::flex()
-}

@@ -209,7 +209,7 @@ mod tests {
         builder.push("fc", Op::Linear { c_out: 3 }, &[pooled]);
         let options = DynamicOptions { experts: 2, dropout: 0.0, ..DynamicOptions::default() };
         let net = builder.finish().unwrap().to_dynamic(&options).unwrap();
-        NetModule::init(&net, 3, &crate::device().autodiff())
+        NetModule::init(&net, 3, &Device::flex().autodiff())
     }
 
     fn config() -> OptimizerConfig {
@@ -231,10 +231,10 @@ mod tests {
     fn three_steps(config: &OptimizerConfig, kind: ParamKind) -> [f32; 2] {
         let mut optimizer = Optimizer::new(config, &module());
         let id = id_of(&optimizer, kind);
-        let mut value = Tensor::<1>::from_data([1.0f32, -2.0], &crate::device());
+        let mut value = Tensor::<1>::from_data([1.0f32, -2.0], &Device::flex());
         for grad in [[0.5f32, 0.25], [-1.0, 0.5], [0.25, -0.125]] {
             optimizer.steps += 1;
-            value = optimizer.update(id, value, Tensor::from_data(grad, &crate::device()), 0.1);
+            value = optimizer.update(id, value, Tensor::from_data(grad, &Device::flex()), 0.1);
         }
         values(&value).try_into().unwrap()
     }
@@ -279,10 +279,10 @@ mod tests {
         let config = OptimizerConfig { momentum: 0.0, weight_decay: 0.0, ema: 0.25, ..config() };
         let mut optimizer = Optimizer::new(&config, &module());
         let id = id_of(&optimizer, ParamKind::LinearWeight);
-        let mut value = Tensor::<1>::from_data([0.0f32], &crate::device());
+        let mut value = Tensor::<1>::from_data([0.0f32], &Device::flex());
         for _ in 0..3 {
             optimizer.steps += 1;
-            value = optimizer.update(id, value, Tensor::from_data([-1.0f32], &crate::device()), 1.0);
+            value = optimizer.update(id, value, Tensor::from_data([-1.0f32], &Device::flex()), 1.0);
         }
         // Weights 1, 2, 3; kept are min(0.25, 2/11), min(0.25, 3/12), min(0.25, 4/13): of the first nothing is
         // averaged yet.
@@ -303,7 +303,7 @@ mod tests {
 
     fn gradients(module: &NetModule, batches: &[Batch]) -> GradientsParams {
         let mut sum = GradientsAccumulator::new();
-        let device = crate::device().autodiff();
+        let device = Device::flex().autodiff();
         for batch in batches {
             accumulate(module, batch, 0.1, batches.len(), &mut sum, &device);
         }
@@ -361,7 +361,7 @@ mod tests {
         // Another module of the same net has other ids.
         let other = self::module();
         let mut restored = Optimizer::new(&config, &other);
-        restored.restore(&state, steps, &crate::device());
+        restored.restore(&state, steps, &Device::flex());
         assert_eq!(restored.save(), (state, 1));
         assert!(after.weights() != module.weights());
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dynet_net::model::write_atomic;
+use dynet_nn::DeviceName;
 
 use crate::config::Config;
 use crate::config_file::parse;
@@ -36,7 +37,7 @@ impl RunFolder {
             fs::create_dir_all(&sub).map_err(|e| TrainError::io(&sub, e))?;
         }
         folder.write("config.toml", config.to_toml().as_bytes())?;
-        folder.write("environment.json", environment().as_bytes())?;
+        folder.write("environment.json", environment(config.run.device).as_bytes())?;
         Ok(folder)
     }
 
@@ -138,7 +139,7 @@ fn utc(seconds: u64) -> String {
 }
 
 /// What a run's numbers depend on beside its configuration.
-fn environment() -> String {
+fn environment(device: DeviceName) -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, m)| m.trim()));
@@ -149,6 +150,7 @@ fn environment() -> String {
         "os": std::env::consts::OS,
         "architecture": std::env::consts::ARCH,
         "cpu": model.unwrap_or("unknown"),
+        "device": device,
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
     });
     format!("{value:#}\n")

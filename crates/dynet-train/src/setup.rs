@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use burn::tensor::Device;
 use dynet_data::{Dataset, OpenOptions, Skipped, Source, Splits, channel_statistics};
 use dynet_net::{Interpolation, Net, Preprocessing, zoo};
 
@@ -15,7 +16,7 @@ const RESIZE_SHARE: f64 = 256.0 / 224.0;
 /// Training images that mean and standard deviation are measured on.
 const STATISTICS_IMAGES: usize = 5_000;
 
-/// All that a run reads and does not change: images, net, preprocessing.
+/// All that a run reads and does not change: images, net, preprocessing, device.
 pub struct Setup {
     pub(crate) net: Net,
     pub(crate) preprocessing: Preprocessing,
@@ -25,16 +26,18 @@ pub struct Setup {
     pub(crate) val: Arc<Dataset>,
     pub(crate) test: Option<Arc<Dataset>>,
     pub(crate) skipped: Vec<Skipped>,
+    pub(crate) device: Device,
 }
 
 impl Setup {
-    /// Opens the images and builds the net, before a run's folder is made: what cannot be used leaves no trace.
+    /// Opens the device and the images and builds the net, before a run's folder is made: what cannot be used leaves no trace.
     ///
     /// # Errors
-    /// Images that cannot be read, a net that cannot be, or two that do not go together.
+    /// A device that is not there, images that cannot be read, a net that cannot be, or two that do not go together.
     pub fn new(config: &Config) -> Result<Self, TrainError> {
         config.check()?;
         config.augment.check()?;
+        let device = config.run.device.open()?;
         let source = Source::from(config.data.source.clone());
         let options = OpenOptions {
             val_fraction: config.data.val_fraction,
@@ -53,7 +56,8 @@ impl Setup {
             .then(|| (*crop.iter().min().unwrap_or(&crop[0]) as f64 * RESIZE_SHARE).round() as usize);
         let preprocessing =
             Preprocessing { resize, crop, interpolation: Interpolation::Bilinear, channels, mean, std };
-        let setup = Self { net, preprocessing, labels: classes, data: name, train, val, test, skipped };
+        let setup =
+            Self { net, preprocessing, labels: classes, data: name, train, val, test, skipped, device };
         setup.check(config)?;
         Ok(setup)
     }

@@ -39,7 +39,12 @@ pub fn train(
         return Ok(Outcome::Finished(summary));
     }
     let mut run = Run::start(config, folder, setup, observer)?;
-    run.log(&format!("at epoch {}, step {}", run.position.epoch + 1, run.position.step))?;
+    run.log(&format!(
+        "at epoch {}, step {}, on {}",
+        run.position.epoch + 1,
+        run.position.step,
+        config.run.device
+    ))?;
     observer.started(&run.info());
     while run.position.epoch < config.run.epochs {
         if run.epoch(observer, stop)? == Flow::Stop {
@@ -79,7 +84,7 @@ impl<'a> Run<'a> {
         setup: Setup,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        let device = crate::device().autodiff();
+        let device = setup.device.clone().autodiff();
         let newest = newest_checkpoint(folder, observer)?;
         let module = match &newest {
             Some(checkpoint) => NetModule::new(&setup.net, &checkpoint.weights, &device)?,
@@ -88,7 +93,7 @@ impl<'a> Run<'a> {
         let mut optimizer = Optimizer::new(&config.optimizer, &module);
         let (mut position, mut train_time) = (Position::default(), Duration::ZERO);
         if let Some(checkpoint) = newest {
-            optimizer.restore(&checkpoint.optimizer, checkpoint.position.step, &crate::device());
+            optimizer.restore(&checkpoint.optimizer, checkpoint.position.step, &setup.device);
             position = checkpoint.position;
             train_time = Duration::try_from_secs_f64(checkpoint.train_seconds).unwrap_or_default();
         }
@@ -300,7 +305,8 @@ impl<'a> Run<'a> {
             labels: None,
         };
         let classes = self.setup.labels.len();
-        evaluate(&mut BurnClassifier::new(model)?, dataset, &self.setup.preprocessing, classes, &options)
+        let mut classifier = BurnClassifier::new(model, self.config.run.device)?;
+        evaluate(&mut classifier, dataset, &self.setup.preprocessing, classes, &options)
     }
 
     fn save(&self) -> Result<(), TrainError> {

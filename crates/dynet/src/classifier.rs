@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use dynet_engine::{Options, Plan, Session};
 use dynet_net::Model;
-use dynet_train::{BurnClassifier, Classifier, TrainError};
+use dynet_train::{BurnClassifier, Classifier, DeviceName, TrainError};
 
-use crate::fault::{Blame, Fault};
+use crate::fault::{Blame, Fault, blame};
 
 /// Timed runs of one image, and after how long there are enough of them.
 const RUNS: usize = 200;
@@ -39,17 +39,19 @@ impl Classifier for EngineClassifier {
     }
 }
 
-/// What runs `model`: the engine, or Burn for what the engine does not take.
+/// What runs `model`: on CPUs the engine, or Burn for what the engine does not take; on other devices Burn.
 ///
 /// # Errors
-/// A model that neither can run.
-pub(crate) fn classifier(model: &Model) -> Result<Box<dyn Classifier>, Fault> {
-    if let Ok(plan) = Plan::compile(&model.net, &model.weights, &Options::default()) {
+/// A model that neither can run, or a device that is not there.
+pub(crate) fn classifier(model: &Model, device: DeviceName) -> Result<Box<dyn Classifier>, Fault> {
+    if device == DeviceName::default()
+        && let Ok(plan) = Plan::compile(&model.net, &model.weights, &Options::default())
+    {
         let threads = available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let session = Session::new(Arc::new(plan), threads).failure()?;
         return Ok(Box::new(EngineClassifier(session)));
     }
-    Ok(Box::new(BurnClassifier::new(model).failure()?))
+    Ok(Box::new(BurnClassifier::new(model, device).map_err(blame)?))
 }
 
 /// Median milliseconds that one image takes as a batch of its own, from pixels in memory to logits.
@@ -57,7 +59,7 @@ pub(crate) fn classifier(model: &Model) -> Result<Box<dyn Classifier>, Fault> {
 /// # Errors
 /// A classifier that fails.
 pub(crate) fn milliseconds_an_image(model: &Model) -> Result<f64, Fault> {
-    let mut classifier = classifier(model)?;
+    let mut classifier = classifier(model, DeviceName::default())?;
     let shape = model.net.input();
     let len = shape.c * shape.h * shape.w;
     let started = Instant::now();

@@ -150,7 +150,7 @@ fn what_cannot_be_read_does_not_stop_the_others_and_shows_in_the_exit_code() {
 #[test]
 fn wrong_use_is_told_with_what_was_expected() {
     let place = Place::new();
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["train", "--set", "run.epoch=1"], "did you mean `epochs`"),
         (&["train", "--epochs", "0"], "run.epochs: expected 1 to"),
         (&["train", "--model", "resnet19"], "resnet18"),
@@ -159,6 +159,8 @@ fn wrong_use_is_told_with_what_was_expected() {
         (&["train", "--name", "a/b"], "without slashes"),
         (&["train", "--resume", "none"], "no config.toml"),
         (&["train", "--resume", "none", "--seed", "3"], "--seed"),
+        (&["train", "--device", "gpu"], "expected cpu, wgpu, cuda, rocm or metal"),
+        (&["train", "--device", "cpu:1"], "expected an index below 1"),
         (&["eval", "data/dark/0.png"], "data/dark/0.png"),
     ];
     for (args, part) in cases {
@@ -194,9 +196,58 @@ fn an_interrupted_run_says_how_to_go_on_and_ends_as_if_nothing_had_been() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("go on with: dynet train --resume runs/parts"), "{stderr}");
-    stdout_of(place.dynet(&["train", "--resume", "runs/parts", "--quiet"]));
+    let saved = fs::read_dir(place.path("runs/parts/checkpoints")).unwrap();
+    assert!(saved.count() > 0, "the first interrupt saves");
+    stdout_of(place.dynet(&["train", "--resume", "runs/parts", "--quiet", "--device", "cpu"]));
     let file = |run: &str, name: &str| fs::read(Path::new(&place.path("runs")).join(run).join(name)).unwrap();
     for name in ["weights/last.safetensors", "weights/best.safetensors", "metrics.csv"] {
         assert!(file("straight", name) == file("parts", name), "{name}");
     }
+}
+
+/// A device that this build leaves out is told with the feature that brings it, and a run says what it ran on.
+#[test]
+fn devices_that_are_not_built_are_told_with_their_feature() {
+    let place = Place::new();
+    let built = [
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("rocm", cfg!(feature = "rocm")),
+        ("metal", cfg!(feature = "metal")),
+    ];
+    stdout_of(place.train(&["--name", "r", "--device", "cpu"]));
+    let environment = fs::read_to_string(place.path("runs/r/environment.json")).unwrap();
+    assert!(environment.contains(r#""device": "cpu""#), "{environment}");
+    for (name, _) in built.iter().filter(|(_, built)| !built) {
+        let part = format!("--features {name}");
+        assert_input_error(&place.train(&["--name", "none", "--device", name]), &part);
+        assert_input_error(&place.dynet(&["eval", "runs/r", "--data", "data", "--device", name]), &part);
+        assert_input_error(&place.dynet(&["bench", "resnet18", "--train", "--device", name]), &part);
+    }
+    assert!(!place.path("runs/none").exists(), "nothing is left of a run that could not be");
+}
+
+/// The run waits here for a recipe that nobody writes, so that only the second Ctrl-C can end it.
+#[cfg(unix)]
+#[test]
+fn the_second_interrupt_leaves_at_once() {
+    use std::io::{BufRead, BufReader};
+    let place = Place::new();
+    let recipe = place.path("recipe.toml");
+    assert!(Command::new("mkfifo").arg(&recipe).status().unwrap().success());
+    let mut child =
+        place.command(&["train", "--config", "recipe.toml"]).stderr(Stdio::piped()).spawn().unwrap();
+    // Opens once the run reads, which it does with its handler in place.
+    let writer = fs::OpenOptions::new().write(true).open(&recipe).unwrap();
+    let id = child.id().to_string();
+    let interrupt = || {
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    };
+    interrupt();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = lines.find(|line| line.as_ref().unwrap().contains("once more leaves at once"));
+    assert!(told.is_some(), "the first interrupt says what the second does");
+    interrupt();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(writer);
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dynet_engine::{Plan, Session};
 use dynet_net::Net;
+use dynet_nn::DeviceName;
 use serde::Serialize;
 
 use super::infer::{check_channels, image_size};
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Time a training step instead.
     #[arg(long, conflicts_with_all = ["input", "expect", "layers", "seconds"])]
     train: bool,
+    /// What trains, with --train; see `dynet train --help`.
+    #[arg(long, value_name = "DEVICE", default_value_t, requires = "train")]
+    device: DeviceName,
     /// End with one line of JSON.
     #[arg(long)]
     json: bool,
@@ -81,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if args.train {
         let net = args.options.net_or_model(&args.net)?.into_net();
         let batch = args.batch.unwrap_or(32);
-        return super::bench_train::run(&net, batch, args.engine.threads()?, args.json);
+        return super::bench_train::run(&net, batch, args.engine.threads()?, args.device, args.json);
     }
     if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
         return Err(Fault::Input(format!("--seconds: expected 0 to 3600, got {}", args.seconds)));

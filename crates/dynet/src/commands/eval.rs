@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use dynet_data::{Dataset, OpenOptions, Source, Splits};
-use dynet_train::{EvaluateOptions, Evaluation, evaluate};
+use dynet_train::{DeviceName, EvaluateOptions, Evaluation, evaluate};
 
 use crate::classifier::{classifier, read_model};
 use crate::fault::{Blame, Fault, Outcome, blame, print};
@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Images of one batch.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
+    /// What runs the model: `cpu` is the inference engine; see `dynet train --help` for the others.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
     /// Leave out images that cannot be read, and list them, instead of stopping.
     #[arg(long)]
     skip_bad: bool,
@@ -58,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         labels: Some(label_map(&splits.classes, &model.labels)?),
         ..EvaluateOptions::default()
     };
-    let mut classifier = classifier(&model)?;
+    let mut classifier = classifier(&model, args.device)?;
     let classes = model.labels.len();
     let result =
         evaluate(classifier.as_mut(), &dataset, &model.preprocessing, classes, &options).map_err(blame)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dynet_net::Model;
-use dynet_train::{Config, Outcome as Ended, RunFolder, Setup, Summary, default_name, train};
+use dynet_train::{Config, DeviceName, Outcome as Ended, RunFolder, Setup, Summary, default_name, train};
 
 use crate::classifier::milliseconds_an_image;
 use crate::commands::analyze::twin_report;
@@ -51,6 +51,10 @@ pub(crate) struct Args {
     /// Folder of all runs.
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     runs: PathBuf,
+    /// What trains: cpu, wgpu, cuda, rocm, metal, with :INDEX for one of several; all but cpu need a build with
+    /// the feature of that name.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceName>,
     /// Leave out images that cannot be read, and list them, instead of stopping.
     #[arg(long)]
     skip_bad: bool,
@@ -110,6 +114,7 @@ impl Args {
         let mut config = Config::load(self.config.as_deref(), &sets).input()?;
         config.run.seed = self.seed.unwrap_or(config.run.seed);
         config.data.source = self.data.clone().unwrap_or(config.data.source);
+        config.run.device = self.device.unwrap_or(config.run.device);
         self.design.apply(&mut config.model)?;
         config.check().input()?;
         let name = self.name.clone().unwrap_or_else(|| default_name(&config));
@@ -136,7 +141,13 @@ impl Args {
         }
         let path = if Path::new(run).is_dir() { PathBuf::from(run) } else { self.folder(run)? };
         let (_, config) = RunFolder::open(&path).input()?;
-        Ok((config, path))
+        Ok((self.on_device(config), path))
+    }
+
+    /// A recipe of a run that goes on, perhaps on another device.
+    fn on_device(&self, mut config: Config) -> Config {
+        config.run.device = self.device.unwrap_or(config.run.device);
+        config
     }
 
     /// Where the run `name` lies.
@@ -171,7 +182,8 @@ impl Args {
         {
             return Ok(Ended::Finished(summary));
         }
-        let config = old.as_ref().map_or(config, |(_, config)| config);
+        let resumed = old.as_ref().map(|(_, config)| self.on_device(config.clone()));
+        let config = resumed.as_ref().unwrap_or(config);
         let setup = Setup::new(config).map_err(blame)?;
         if self.twin && !config.model.twin && !setup.net().is_dynamic() {
             let text =
