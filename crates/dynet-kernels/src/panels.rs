@@ -104,19 +104,19 @@ impl Panels {
         };
         let data = match storage {
             Storage::F32 => {
-                let mut packed = Buffer::zeroed(len);
+                let mut packed = Buffer::zeroed_together(len);
                 each(&mut |row, lane, _, w| packed[row + lane] = w);
                 Data::F32(packed)
             }
             Storage::Bf16 => {
-                let mut packed = Buffer::zeroed(len);
+                let mut packed = Buffer::zeroed_together(len);
                 each(&mut |row, lane, _, w| packed[row + word(lane, nr)] = bf16(w));
                 Data::Bf16(packed)
             }
             Storage::Int8 => {
                 let mut scale = vec![0.0_f32; experts * n];
                 each(&mut |_, _, c, w| scale[c] = scale[c].max(w.abs() / 127.0));
-                let mut packed = Buffer::zeroed(len);
+                let mut packed = Buffer::zeroed_together(len);
                 each(&mut |row, lane, c, w| {
                     packed[row + lane] = if scale[c] > 0.0 { (w / scale[c]).round() as i8 } else { 0 }
                 });
