@@ -69,6 +69,8 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
     fn permute(self, lo: Self::Reg, hi: Self::Reg, index: Self::Index) -> Self::Reg;
     /// Asks for the cache line at `p`, which may be any address.
     fn prefetch(self, p: *const u8);
+    /// Asks for the cache line at `p`, which may be any address, to be written to.
+    fn prefetch_to_write(self, p: *const f32);
 }
 
 /// A computation that is compiled once for each instruction set.

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::arch::prefetch_to_write;
 use crate::isa::has_avx2_fma;
 use crate::vector::{Job, Vector};
 
@@ -159,5 +160,10 @@ impl Vector for Avx2Fma {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+
+    #[inline(always)]
+    fn prefetch_to_write(self, p: *const f32) {
+        prefetch_to_write(p);
     }
 }

@@ -15,3 +15,16 @@ pub use avx2_fma::Avx2Fma;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 pub(crate) use portable::Portable;
+
+/// Asks for a cache line to be written to. Without it a store that misses waits for its line, and all stores behind it:
+/// they leave in order.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_to_write(p: *const f32) {
+    #[cfg(not(miri))]
+    // SAFETY: a hint that faults at no address; CPUs without it take it for no operation.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags, readonly));
+    }
+    let _ = p;
+}

@@ -130,4 +130,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
+    fn prefetch_to_write(self, _: *const f32) {}
 }

@@ -91,6 +91,20 @@ impl Sink {
         self
     }
 
+    /// Asks for the lines of a tile that are read and written when its sums are made: maps of early layers come from the
+    /// last-level cache.
+    #[inline(always)]
+    fn expect<V: Vector, const MR: usize, const NB: usize>(&self, v: V) {
+        for i in 0..MR {
+            for j in 0..NB {
+                v.prefetch_to_write(self.out.wrapping_add(i * self.ld + j * V::LANES));
+                if !self.residual.is_null() {
+                    v.prefetch(self.residual.wrapping_add(i * self.residual_ld + j * V::LANES).cast());
+                }
+            }
+        }
+    }
+
     /// The sink from row `i` on.
     ///
     /// # Safety
@@ -212,6 +226,7 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
         }
         for _ in 0..tiles {
             let step = if ahead.next < ahead.end { AHEAD_BYTES } else { 0 };
+            sink.expect::<V, MR, NB>(v);
             // SAFETY: `PanelProduct::tiles` makes only tiles whose rows exist.
             unsafe {
                 let acc = multiply::<V, MR, NB>(v, (&source, k), &sink, panel, (ahead.next, step));
