@@ -46,6 +46,8 @@ pub struct Options {
     pub cka_images: usize,
     /// The image whose most alike feature maps are drawn; `None` for no picture of any image.
     pub picture: Option<usize>,
+    /// Most channels of a layer whose matrices the report writes as numbers too.
+    pub matrix_channels: usize,
 }
 
 impl Default for Options {
@@ -59,6 +61,8 @@ impl Default for Options {
             coefficient_images: 1000,
             cka_images: 512,
             picture: Some(0),
+            // 65,536 values, about 0.6 MB as CSV: 15 MB for a ResNet18.
+            matrix_channels: 256,
         }
     }
 }
@@ -255,7 +259,7 @@ impl LayerState {
             experts,
             pixels,
             kernels: kernel_cosine(&kernels, layer.conv.c_out, &options.bands),
-            expert_cosine: expert_cosine(weight, experts, layer.conv.c_out),
+            expert_cosine: expert_cosine(weight, experts, layer.conv.c_out, &options.bands),
             coefficients: coefficients.map(|c| c.stats(classes)),
             alike: alike.collect(),
             features: (!pooled.is_empty()).then(|| FeatureGram::new(&pooled, layer.shape.c)),

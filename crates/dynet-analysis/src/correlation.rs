@@ -83,6 +83,32 @@ impl PairStats {
     pub fn rank_share(&self) -> f64 {
         self.effective_rank / (self.channels - self.constant).max(1) as f64
     }
+
+    /// Of several matrices of the same size, their pairs counted together; the effective rank is their mean.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn merged(parts: &[Self]) -> Self {
+        let pairs: u64 = parts.iter().map(|s| s.pairs).sum();
+        let weight = |s: &Self| s.pairs as f64 / pairs.max(1) as f64;
+        let mean = |value: &dyn Fn(&Self) -> f64| parts.iter().map(|s| weight(s) * value(s)).sum();
+        let largest = |best: &Self, s: &Self| best.max_abs.total_cmp(&s.max_abs);
+        let most = parts.iter().max_by(|a, b| largest(a, b)).expect("at least one part");
+        let histogram = |bin: usize| parts.iter().map(|s| s.histogram[bin]).sum();
+        Self {
+            channels: most.channels,
+            constant: parts.iter().map(|s| s.constant).sum(),
+            pairs,
+            bands: [0, 1, 2, 3].map(|band| mean(&|s| s.bands[band])),
+            near_zero: mean(&|s| s.near_zero),
+            mean_abs: mean(&|s| s.mean_abs),
+            max_abs: most.max_abs,
+            max_value: most.max_value,
+            max_pair: most.max_pair,
+            effective_rank: parts.iter().map(|s| s.effective_rank).sum::<f64>() / parts.len() as f64,
+            histogram: (0..BINS).map(histogram).collect(),
+        }
+    }
 }
 
 /// A matrix of correlations (or cosines) with its statistics.
@@ -114,7 +140,7 @@ impl Correlation {
         Self::normalised(&moments.products, &varies, bands)
     }
 
-    fn normalised(products: &[f64], varies: &[bool], bands: &Bands) -> Self {
+    pub(crate) fn normalised(products: &[f64], varies: &[bool], bands: &Bands) -> Self {
         let n = varies.len();
         let scale: Vec<f64> = (0..n).map(|i| products[i * n + i].sqrt()).collect();
         let value = |at: usize| {

@@ -14,6 +14,7 @@ use crate::error::AnalysisError;
 use crate::figures::canvas::Canvas;
 use crate::figures::raster::png;
 use crate::figures::svg::{Target, svg};
+use crate::numbers::write_matrices;
 use crate::page::{self, layer, overview};
 use crate::report::{ModelAnalysis, Report};
 
@@ -64,6 +65,9 @@ impl Report {
         for (name, text) in tables {
             write_file(&files.join(name), text.as_bytes())?;
         }
+        let matrices = files.join("matrices");
+        make_folder(&matrices)?;
+        write_matrices(self, &matrices)?;
         let name = files.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
         write_file(page, page::html(self, &name)?.as_bytes())?;
         Ok(Written { page: page.into(), files, figures: all.len() })
@@ -79,8 +83,9 @@ impl Report {
         }
         let names = self.layer_names();
         let of_layer = |(number, name): (usize, &&str)| -> Vec<(String, Canvas)> {
-            let stem = format!("{:03}-{}", number + 1, file_name(name));
-            let mut list = vec![(format!("{stem}-histogram"), layer::histogram(self, name))];
+            let stem = layer_stem(number, name);
+            let histograms = layer::histograms(self, name).into_iter();
+            let mut list: Vec<_> = histograms.map(|(what, c)| (format!("{stem}-{what}"), c)).collect();
             for (m, model) in self.models.iter().enumerate() {
                 let Some(l) = model.layers.iter().find(|l| l.name == **name) else { continue };
                 let figures = layer::figures(model, l, &self.classes, layer::FILE_PIXELS);
@@ -93,7 +98,7 @@ impl Report {
         list
     }
 
-    /// Everything but the matrices themselves.
+    /// Everything but the matrices of the layers, which are files of their own.
     fn json(&self) -> Value {
         let cka = self.cka.iter().map(|m| {
             json!({
@@ -114,6 +119,7 @@ impl Report {
                 "seed": self.options.seed,
                 "coefficient_images": self.options.coefficient_images,
                 "cka_images": self.options.cka_images,
+                "matrix_channels": self.options.matrix_channels,
             },
             "models": self.models.iter().map(model_json).collect::<Vec<_>>(),
             "cka": cka.collect::<Vec<_>>(),
@@ -156,6 +162,11 @@ fn layer_json(l: &LayerAnalysis) -> Value {
 pub(crate) fn write_figure(folder: &Path, name: &str, canvas: &Canvas) -> Result<(), AnalysisError> {
     write_file(&folder.join(format!("{name}.svg")), svg(canvas, Target::File)?.as_bytes())?;
     write_file(&folder.join(format!("{name}.png")), &png(canvas)?)
+}
+
+/// What the files of a layer begin with.
+pub(crate) fn layer_stem(number: usize, name: &str) -> String {
+    format!("{:03}-{}", number + 1, file_name(name))
 }
 
 /// A layer's name as part of a file's.
@@ -202,16 +213,15 @@ fn layers_csv(report: &Report) -> String {
         s.bands.iter().for_each(|b| text += &format!(",{b}"));
         text + &format!(",{},{}", s.near_zero, s.effective_rank)
     };
-    let mut out = format!(
-        "model,layer,kernel,c,h,w,experts,pixels{}{},experts_mean_abs_cosine,experts_max_abs_cosine\n",
-        stats("maps"),
-        stats("kernels")
-    );
+    let heads: String = ["maps", "kernels", "experts"].map(stats).concat();
+    let mut out = format!("model,layer,kernel,c,h,w,experts,pixels{heads}\n");
+    let none = ",".repeat(stats("experts").matches(',').count());
     for (m, l) in each(report) {
-        let (e, s) = (l.expert_cosine.as_ref(), l.shape);
+        let s = l.shape;
+        let experts = l.expert_cosine.as_ref().map_or(none.clone(), |e| values(&e.stats));
         let _ = writeln!(
             out,
-            "{},{},{},{},{},{},{}{}{},{},{}",
+            "{},{},{},{},{},{},{}{}{}{experts}",
             key(m, l),
             field(&l.kernel),
             s.c,
@@ -220,9 +230,7 @@ fn layers_csv(report: &Report) -> String {
             l.experts,
             l.pixels,
             values(&l.maps.stats),
-            values(&l.kernels.stats),
-            or_empty(e.map(|e| e.mean_abs)),
-            or_empty(e.map(|e| e.max_abs))
+            values(&l.kernels.stats)
         );
     }
     out
@@ -241,6 +249,9 @@ fn histograms_csv(report: &Report) -> String {
         debug_assert_eq!(l.maps.stats.histogram.len(), BINS, "bins of r");
         rows("maps_r", [-1.0, 1.0], &l.maps.stats.histogram);
         rows("kernels_cosine", [-1.0, 1.0], &l.kernels.stats.histogram);
+        if let Some(e) = &l.expert_cosine {
+            rows("experts_cosine", [-1.0, 1.0], &e.stats.histogram);
+        }
         if let Some(c) = &l.coefficients {
             rows("coefficient", [0.0, 1.0], &c.histogram);
             rows("entropy", [0.0, 1.0], &c.entropy_histogram);

@@ -3,7 +3,7 @@
 use dynet_net::Conv2d;
 use serde::Serialize;
 
-use crate::correlation::{Bands, Correlation};
+use crate::correlation::{Bands, Correlation, PairStats};
 use crate::gram::Gram;
 
 /// How alike the K fixed kernels of a layer are among themselves.
@@ -13,10 +13,8 @@ pub struct ExpertStats {
     pub experts: usize,
     /// `[K][K]`: cosine of two experts' kernels of one output channel, mean over the channels.
     pub cosine: Vec<f64>,
-    /// Mean over pairs and channels of |cosine|.
-    pub mean_abs: f64,
-    /// Largest |cosine| of two experts of one channel.
-    pub max_abs: f64,
+    /// The cosines of all pairs of all channels; its effective rank, 1 to K, is the mean over the channels.
+    pub stats: PairStats,
 }
 
 /// The kernels of a layer that an image meets on the mean: a static layer's own; of a dynamic one the experts fused with
@@ -54,41 +52,35 @@ pub fn kernel_cosine(kernels: &[f32], c_out: usize, bands: &Bands) -> Correlatio
 ///
 /// # Shapes
 /// `weight [K][c_out][fan_in]`.
-pub(crate) fn expert_cosine(weight: &[f32], experts: usize, c_out: usize) -> Option<ExpertStats> {
+pub(crate) fn expert_cosine(
+    weight: &[f32],
+    experts: usize,
+    c_out: usize,
+    bands: &Bands,
+) -> Option<ExpertStats> {
     if experts < 2 || c_out == 0 {
         return None;
     }
     let len = weight.len() / experts;
     let fan_in = len / c_out;
-    let mut stats =
-        ExpertStats { experts, cosine: vec![0.0; experts * experts], mean_abs: 0.0, max_abs: 0.0 };
-    let pairs = (experts * (experts - 1) / 2 * c_out) as f64;
+    let mut cosine = vec![0.0; experts * experts];
+    let mut parts = Vec::with_capacity(c_out);
     for channel in 0..c_out {
         let kernel = |e: usize| &weight[e * len + channel * fan_in..][..fan_in];
-        for i in 0..experts {
-            for j in 0..=i {
-                let cosine = if i == j { 1.0 } else { cosine(kernel(i), kernel(j)) };
-                stats.cosine[i * experts + j] += cosine / c_out as f64;
-                if i != j {
-                    stats.mean_abs += cosine.abs() / pairs;
-                    stats.max_abs = stats.max_abs.max(cosine.abs());
-                }
-            }
-        }
+        let products: Vec<f64> =
+            (0..experts * experts).map(|at| dot(kernel(at / experts), kernel(at % experts))).collect();
+        let varies: Vec<bool> = (0..experts).map(|e| products[e * experts + e] > 0.0).collect();
+        let one = Correlation::normalised(&products, &varies, bands);
+        // A kernel of zeros is like no other.
+        let finite = |r: &f32| if r.is_finite() { f64::from(*r) } else { 0.0 };
+        cosine.iter_mut().zip(&one.r).for_each(|(sum, r)| *sum += finite(r) / c_out as f64);
+        parts.push(one.stats);
     }
-    for i in 0..experts {
-        for j in i + 1..experts {
-            stats.cosine[i * experts + j] = stats.cosine[j * experts + i];
-        }
-    }
-    Some(stats)
+    Some(ExpertStats { experts, cosine, stats: PairStats::merged(&parts) })
 }
 
-/// Cosine of two vectors; 0 where one of them is zero.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let norm = (dot(a, a) * dot(b, b)).sqrt();
-    if norm > 0.0 { dot(a, b) / norm } else { 0.0 }
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
 }
 
 #[cfg(test)]
@@ -96,6 +88,7 @@ mod tests {
     use dynet_net::DynamicKernel;
 
     use super::*;
+    use crate::correlation::BINS;
 
     #[test]
     fn alike_and_opposite_kernels() {
@@ -108,10 +101,23 @@ mod tests {
     #[test]
     fn experts_are_compared_channel_by_channel() {
         // Two experts, two channels of two weights: alike in the first, opposite in the second.
-        let stats = expert_cosine(&[1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, -3.0], 2, 2).unwrap();
-        assert_eq!(stats.cosine, [1.0, 0.0, 0.0, 1.0]);
-        assert_eq!((stats.mean_abs, stats.max_abs), (1.0, 1.0));
-        assert_eq!(expert_cosine(&[1.0], 1, 1), None);
+        let bands = Bands::default();
+        let experts = expert_cosine(&[1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, -3.0], 2, 2, &bands).unwrap();
+        assert_eq!(experts.cosine, [1.0, 0.0, 0.0, 1.0]);
+        let s = experts.stats;
+        assert_eq!((s.channels, s.pairs, s.mean_abs, s.max_abs), (2, 2, 1.0, 1.0));
+        assert_eq!((s.bands, s.near_zero), ([1.0, 0.0, 0.0, 0.0], 0.0));
+        assert_eq!((s.histogram[0], s.histogram[BINS - 1]), (1, 1));
+        assert!((s.effective_rank - 1.0).abs() < 1e-9, "{}", s.effective_rank);
+        assert_eq!(expert_cosine(&[1.0], 1, 1, &bands), None);
+        // Three experts at right angles in one channel; in the other two alike and one of zeros, which counts in no pair.
+        let weight =
+            [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 2.0, 2.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
+        let experts = expert_cosine(&weight, 3, 2, &bands).unwrap();
+        assert_eq!((experts.stats.pairs, experts.stats.constant), (4, 1));
+        assert_eq!((experts.stats.bands, experts.cosine[1]), ([0.25, 0.0, 0.0, 0.75], 0.5));
+        // Ranks 3 and 1.
+        assert!((experts.stats.effective_rank - 2.0).abs() < 1e-6, "{}", experts.stats.effective_rank);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod files;
 mod gram;
 mod kernels;
 mod layers;
+mod numbers;
 mod page;
 mod pca;
 mod report;

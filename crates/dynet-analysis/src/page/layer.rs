@@ -6,7 +6,7 @@ use super::overview::percent;
 use super::{escape, figure};
 use crate::cluster::cluster_order;
 use crate::collect::LayerAnalysis;
-use crate::correlation::Correlation;
+use crate::correlation::{Correlation, PairStats};
 use crate::error::AnalysisError;
 use crate::figures::canvas::Canvas;
 use crate::figures::{charts, matrices};
@@ -48,17 +48,23 @@ pub(crate) fn figures(
     list
 }
 
-/// Signed values of all models that have the layer.
-pub(crate) fn histogram(report: &Report, name: &str) -> Canvas {
-    let series: Vec<(&str, &[u64])> = report
-        .models
-        .iter()
-        .filter_map(|m| {
+/// Signed values of all models that have the layer, by their file names: feature maps, kernels, experts.
+pub(crate) fn histograms(report: &Report, name: &str) -> Vec<(&'static str, Canvas)> {
+    type Counts = fn(&LayerAnalysis) -> Option<&PairStats>;
+    let kinds: [(&str, &str, Counts); 3] = [
+        ("histogram", "correlation r of feature maps", |l| Some(&l.maps.stats)),
+        ("kernels-histogram", "cosine of kernels", |l| Some(&l.kernels.stats)),
+        ("experts-histogram", "cosine of experts", |l| l.expert_cosine.as_ref().map(|e| &e.stats)),
+    ];
+    let figure = |(file, what, counts): (&'static str, &str, Counts)| {
+        let own = report.models.iter().filter_map(|m| {
             let l = m.layers.iter().find(|l| l.name == name)?;
-            Some((m.label.as_str(), &l.maps.stats.histogram[..]))
-        })
-        .collect();
-    charts::histogram("correlation r", "pairs (%)", [-1.0, 1.0], &series)
+            Some((m.label.as_str(), &counts(l).filter(|s| s.pairs > 0)?.histogram[..]))
+        });
+        let series: Vec<(&str, &[u64])> = own.collect();
+        (!series.is_empty()).then(|| (file, charts::histogram(what, "pairs (%)", [-1.0, 1.0], &series)))
+    };
+    kinds.into_iter().filter_map(figure).collect()
 }
 
 /// The layer's part of the page.
@@ -82,7 +88,9 @@ pub(super) fn details(report: &Report, number: usize, name: &str) -> Result<Stri
         means.join(" / ")
     );
     out += "<div class=\"row\">";
-    out += &figure(&histogram(report, name), "Signed values of r, 40 bins.")?;
+    for (_, canvas) in histograms(report, name) {
+        out += &figure(&canvas, "")?;
+    }
     out += "</div>\n";
     for (model, l) in own {
         let _ = write!(out, "<h3>{}</h3>\n{}<div class=\"row\">", escape(&model.label), sentence(l));
@@ -119,6 +127,22 @@ fn sentence(l: &LayerAnalysis) -> String {
         );
     } else {
         let _ = write!(text, "Fewer than two of its {} channels vary.", s.channels);
+    }
+    let experts = l.expert_cosine.as_ref().map(|e| ("experts of one channel", &e.stats));
+    for (what, s) in
+        [Some(("kernels", &l.kernels.stats)), experts].into_iter().flatten().filter(|s| s.1.pairs > 0)
+    {
+        let [strong, middle, weak, none] = s.bands.map(percent);
+        let _ = write!(
+            text,
+            " Pairs of {what}, by cosine: {strong} strong, {middle} middling, {weak} weak, {none} none; mean |cos| {:.3}, \
+             largest {:+.3}, {} in [-0.1, 0.2], effective rank {:.1} of {}.",
+            s.mean_abs,
+            s.max_value,
+            percent(s.near_zero),
+            s.effective_rank,
+            s.channels
+        );
     }
     if let Some(c) = &l.coefficients {
         let _ = write!(

@@ -216,7 +216,7 @@ fn table(report: &Report) -> String {
             cells.push(pairs(format!("{:.1} of {}", s.effective_rank, s.channels - s.constant)));
             cells.push(s.constant.to_string());
             cells.push(format!("{:.3}", l.kernels.stats.mean_abs));
-            cells.push(or_dash(l.expert_cosine.as_ref().map(|e| format!("{:.3}", e.mean_abs))));
+            cells.push(or_dash(l.expert_cosine.as_ref().map(|e| format!("{:.3}", e.stats.mean_abs))));
             cells.push(or_dash(l.coefficients.as_ref().map(|c| format!("{:.2}", c.entropy))));
             cells.push(or_dash(l.coefficients.as_ref().map(|c| percent(c.variation))));
             let mut cells: Vec<String> = cells.iter().map(|c| format!("<td>{c}</td>")).collect();
@@ -279,13 +279,15 @@ pub(super) fn notes(report: &Report, files: &str) -> String {
          <li>Entropy of the shares of the K kernels, over ln K: 0, one kernel; 1, all alike. Variation: standard deviation of \
          a coefficient between images over its mean; below {} % a predictor counts as collapsed (our threshold).</li>\n\
          <li>Every number: report.json, layers.csv, histograms.csv, coefficients.csv, images.csv and cka.csv in <code>{}</code> \
-         beside this page; every figure as SVG and PNG in its folder <code>figures</code>.</li>\n</ul>\n<h3>Models</h3><ul>{}</ul>\n",
+         beside this page; the matrices of layers of at most {} channels as CSV and JSON in its folder <code>matrices</code>; every \
+         figure as SVG and PNG in its folder <code>figures</code>.</li>\n</ul>\n<h3>Models</h3><ul>{}</ul>\n",
         o.positions,
         o.seed,
         NEAR_ZERO[0],
         NEAR_ZERO[1],
         100.0 * COLLAPSED,
         escape(files),
+        o.matrix_channels,
         images.collect::<String>()
     )
 }

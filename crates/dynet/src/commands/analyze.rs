@@ -84,6 +84,9 @@ pub(crate) struct Args {
     /// Draw no feature map: a report that shows nothing of any image.
     #[arg(long, conflicts_with = "picture")]
     no_picture: bool,
+    /// Most channels of a layer whose matrices are written as numbers, CSV and JSON; pictures there are of all.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    matrix_channels: usize,
     /// Print `report.json` instead of the table.
     #[arg(long)]
     json: bool,
@@ -107,6 +110,7 @@ impl Args {
             positions: self.positions as usize,
             seed: self.seed,
             picture: (!self.no_picture).then_some(self.picture),
+            matrix_channels: self.matrix_channels,
             ..Options::default()
         })
     }
