@@ -2,50 +2,12 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
 use dynet_data::{BatchOptions, Dataset};
-use dynet_net::{Model, Preprocessing};
-use dynet_nn::{DeviceName, NetModule};
+use dynet_net::Preprocessing;
 use serde::Serialize;
 
+use crate::classifier::Classifier;
 use crate::error::TrainError;
-
-/// Anything that turns images into logits: Burn here, the inference engine elsewhere.
-pub trait Classifier {
-    /// Logits of a batch.
-    ///
-    /// # Shapes
-    /// `images [n, c, h, w]` as `shape` says; the result is `[n, classes]`.
-    ///
-    /// # Errors
-    /// Whatever keeps the classifier from running.
-    fn logits(&mut self, images: &[f32], shape: [usize; 4]) -> Result<Vec<f32>, TrainError>;
-}
-
-/// A net that runs on Burn.
-pub struct BurnClassifier {
-    module: NetModule,
-    device: Device,
-}
-
-impl BurnClassifier {
-    /// The net of a model.
-    ///
-    /// # Errors
-    /// A device that is not there, or weights that do not fit; never so for a model that was read.
-    pub fn new(model: &Model, device: DeviceName) -> Result<Self, TrainError> {
-        let device = device.open()?;
-        Ok(Self { module: NetModule::new(&model.net, &model.weights, &device)?, device })
-    }
-}
-
-impl Classifier for BurnClassifier {
-    fn logits(&mut self, images: &[f32], shape: [usize; 4]) -> Result<Vec<f32>, TrainError> {
-        let data = TensorData::new(images.to_vec(), shape);
-        let logits = self.module.forward(Tensor::from_data(data, &self.device));
-        Ok(logits.into_data().iter::<f32>().collect())
-    }
-}
 
 /// What a classifier makes of a data set.
 #[derive(Clone, Debug, PartialEq, Serialize)]

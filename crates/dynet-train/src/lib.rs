@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod classifier;
 mod config;
 mod config_file;
 mod curves;
@@ -21,11 +22,12 @@ mod step;
 mod tensorboard;
 mod train;
 
+pub use classifier::{Classifier, classifier};
 pub use config::{Config, Course, DataConfig, ModelConfig, OptimizerConfig, Rule, RunConfig, ScheduleConfig};
 pub use config_file::ConfigError;
 pub use dynet_nn::{DeviceError, DeviceName};
 pub use error::TrainError;
-pub use evaluate::{BurnClassifier, ClassScore, Classifier, EvaluateOptions, Evaluation, evaluate, top_k};
+pub use evaluate::{ClassScore, EvaluateOptions, Evaluation, evaluate, top_k};
 pub use report::{EpochReport, EpochSeconds, Observer, Outcome, RunInfo, Silent, StepReport, Summary};
 pub use run_folder::{RunFolder, default_name};
 pub use setup::Setup;

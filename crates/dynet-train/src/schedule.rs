@@ -84,6 +84,7 @@ mod tests {
             ScheduleConfig { temperature_start: 30.0, temperature_epochs: 5.0, ..Default::default() };
         let at = |step| temperature(&config, CLOCK, step, 1.0);
         assert_eq!((at(0), at(25), at(50), at(99)), (30.0, 15.5, 1.0, 1.0));
-        assert_eq!(temperature(&ScheduleConfig::default(), CLOCK, 0, 2.0), 2.0);
+        let constant = ScheduleConfig { temperature_epochs: 0.0, ..config };
+        assert_eq!(temperature(&constant, CLOCK, 0, 2.0), 2.0);
     }
 }

@@ -11,10 +11,11 @@ use dynet_net::{Model, Weights, cost};
 use dynet_nn::NetModule;
 
 use crate::checkpoint::{self, Checkpoint, Position, Sums};
+use crate::classifier::classifier;
 use crate::config::Config;
 use crate::curves;
 use crate::error::TrainError;
-use crate::evaluate::{BurnClassifier, EvaluateOptions, Evaluation, evaluate};
+use crate::evaluate::{EvaluateOptions, Evaluation, evaluate};
 use crate::metrics::Metrics;
 use crate::optimizer::Optimizer;
 use crate::report::{EpochReport, EpochSeconds, Observer, Outcome, RunInfo, StepReport, Summary};
@@ -305,8 +306,8 @@ impl<'a> Run<'a> {
             labels: None,
         };
         let classes = self.setup.labels.len();
-        let mut classifier = BurnClassifier::new(model, self.config.run.device)?;
-        evaluate(&mut classifier, dataset, &self.setup.preprocessing, classes, &options)
+        let mut classifier = classifier(model, self.config.run.device)?;
+        evaluate(classifier.as_mut(), dataset, &self.setup.preprocessing, classes, &options)
     }
 
     fn save(&self) -> Result<(), TrainError> {

@@ -1,13 +1,10 @@
-//! What runs a model file: the one place where the command chooses.
+//! Model files that the command reads, and how long one image takes.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use dynet_engine::{Options, Plan, Session};
 use dynet_net::Model;
-use dynet_train::{BurnClassifier, Classifier, DeviceName, TrainError};
+use dynet_train::{DeviceName, classifier};
 
 use crate::fault::{Blame, Fault, blame};
 
@@ -26,40 +23,12 @@ pub(crate) fn read_model(path: &Path) -> Result<Model, Fault> {
     Model::read(&file).input()
 }
 
-/// Most threads that a session of the engine takes.
-const MAX_THREADS: usize = 64;
-
-/// A model on the inference engine.
-struct EngineClassifier(Session);
-
-impl Classifier for EngineClassifier {
-    fn logits(&mut self, images: &[f32], _shape: [usize; 4]) -> Result<Vec<f32>, TrainError> {
-        let logits = self.0.run(images).map_err(|e| TrainError::Classifier(e.to_string()))?;
-        Ok(logits.to_vec())
-    }
-}
-
-/// What runs `model`: on CPUs the engine, or Burn for what the engine does not take; on other devices Burn.
-///
-/// # Errors
-/// A model that neither can run, or a device that is not there.
-pub(crate) fn classifier(model: &Model, device: DeviceName) -> Result<Box<dyn Classifier>, Fault> {
-    if device == DeviceName::default()
-        && let Ok(plan) = Plan::compile(&model.net, &model.weights, &Options::default())
-    {
-        let threads = available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-        let session = Session::new(Arc::new(plan), threads).failure()?;
-        return Ok(Box::new(EngineClassifier(session)));
-    }
-    Ok(Box::new(BurnClassifier::new(model, device).map_err(blame)?))
-}
-
 /// Median milliseconds that one image takes as a batch of its own, from pixels in memory to logits.
 ///
 /// # Errors
 /// A classifier that fails.
 pub(crate) fn milliseconds_an_image(model: &Model) -> Result<f64, Fault> {
-    let mut classifier = classifier(model, DeviceName::default())?;
+    let mut classifier = classifier(model, DeviceName::default()).map_err(blame)?;
     let shape = model.net.input();
     let len = shape.c * shape.h * shape.w;
     let started = Instant::now();

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use dynet_data::{Dataset, OpenOptions, Source, Splits};
-use dynet_train::{DeviceName, EvaluateOptions, Evaluation, evaluate};
+use dynet_train::{DeviceName, EvaluateOptions, Evaluation, classifier, evaluate};
 
-use crate::classifier::{classifier, read_model};
+use crate::classifier::read_model;
 use crate::fault::{Blame, Fault, Outcome, blame, print};
 use crate::table::{Table, grouped};
 
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         labels: Some(label_map(&splits.classes, &model.labels)?),
         ..EvaluateOptions::default()
     };
-    let mut classifier = classifier(&model, args.device)?;
+    let mut classifier = classifier(&model, args.device).map_err(blame)?;
     let classes = model.labels.len();
     let result =
         evaluate(classifier.as_mut(), &dataset, &model.preprocessing, classes, &options).map_err(blame)?;

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use dynet_data::{DecodeLimits, decode_file, image_files, preprocess};
 use dynet_net::Model;
 use dynet_nn::DeviceName;
-use dynet_train::{Classifier, top_k};
+use dynet_train::{Classifier, classifier, top_k};
 
-use crate::classifier::{classifier, read_model};
+use crate::classifier::read_model;
 use crate::fault::{Fault, Outcome, blame, print};
 use crate::table::Table;
 
@@ -43,7 +43,7 @@ struct Answer {
 
 pub(crate) fn run(args: &Args) -> Outcome {
     let model = read_model(&args.model)?;
-    let mut classifier = classifier(&model, DeviceName::default())?;
+    let mut classifier = classifier(&model, DeviceName::default()).map_err(blame)?;
     let mut table = Table::new(&["<image", "<class", ">probability", "<then"]);
     if args.csv {
         print("path,rank,class,probability\n")?;
