@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Measures this engine beside its peers on all nets and writes the record: JSON lines and a Markdown table.
 
-  record.py inference --dynet target/release/dynet --work DIR --out bench/records/DATE-inference [--rounds 3]
+  record.py inference --dynet target/release/dynet --work DIR --out bench/records/DATE-inference [--rounds 3] [--minutes 25]
   record.py training  --dynet target/release/dynet --out bench/records/DATE-training [--rounds 2]
 
 `inference` first exports every net with peers.py (which takes a while, measures nothing, and is done once a folder), then runs the engines in
 turn, each alone in a process of its own, and takes the median over the rounds of each engine's median. Every line of
 the record holds the largest absolute error of each engine's logits against PyTorch's and the largest logit.
+Both files of the record are written anew after each case, so that a run that is stopped leaves what it has; with `--minutes` no case starts
+after that time. An engine that fails is left out of its case, with a line on standard error. `--engines auto` takes ONNX Runtime and
+OpenVINO, and PyTorch where it is cheap: static nets of one image.
 `training` runs train_peers.py with this engine as one more. With `--only NET` a single net is measured.
 """
-import argparse, datetime, json, os, platform, statistics, subprocess, sys
+import argparse, datetime, json, os, platform, statistics, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEERS = os.path.join(HERE, "peers.py")
@@ -21,7 +24,7 @@ TRAINING = [("mobilenet_v3_small", 32, 224), ("mobilenet_v3_small", 64, 64), ("m
 
 
 def last_json(command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=1800)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -55,39 +58,53 @@ def exported(a, *case):
 
 
 def ours(a, net, batch, threads, *more):
-    command = [a.dynet, "bench", net, "--batch", str(batch), "--threads", str(threads), "--json", *more]
+    command = [a.dynet, "bench", net, "--batch", str(batch), "--threads", str(threads), "--seconds", str(a.seconds), "--json", *more]
     return last_json(command)
+
+
+def turns(a, runs):
+    """Runs every engine once a round, in turn; returns what each reported, by round."""
+    results = {}
+    for _ in range(a.rounds):
+        for name, run in runs.items():
+            try:
+                results.setdefault(name, []).append(run())
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+    return {name: got for name, got in results.items() if got}
+
+
+def medians(results):
+    return {name: round(statistics.median(r["median_ms"] for r in got), 4) for name, got in results.items()}
+
+
+def engines(a, experts, batch):
+    if a.engines != "auto":
+        return a.engines.split(",")
+    return ["onnxruntime", "openvino"] + (["torch"] if not experts and batch == 1 else [])
 
 
 def measure(a, net, experts, batch, mode, threads, scale):
     stem = stem_of(a, net, experts, batch, mode)
     files = ["--weights", stem + ".safetensors", "--input", stem + ".x.npy", "--expect", stem + ".y.npy"]
-    runs = {e: (lambda e=e: peer(a, net, experts, batch, mode, threads, e)) for e in a.engines.split(",")}
-    for storage in ["f32", "bf16"] if experts else ["f32"]:
+    runs = {e: (lambda e=e: peer(a, net, experts, batch, mode, threads, e)) for e in engines(a, experts, batch)}
+    # The exported form changes the peers alone: ours is measured beside the first one.
+    storages = [] if mode == "groups" else ["f32", "bf16", "int8"] if experts else ["f32"]
+    for storage in storages:
         more = [*files, *(["--dynamic", str(experts), "--experts", storage] if experts else [])]
         runs[f"dynet {storage}"] = lambda more=more: ours(a, net, batch, threads, *more)
-    times, errors = {}, {}
-    for _ in range(a.rounds):
-        for name, run in runs.items():
-            result = run()
-            times.setdefault(name, []).append(result["median_ms"])
-            errors[name] = result["max_err"]
+    results = turns(a, runs)
+    floors = {n: r[0]["floor_ms"] for n, r in results.items() if n.startswith("dynet")}
     return {"net": net, "experts": experts, "batch": batch, "mode": mode, "threads": threads, "logit_scale": scale,
-            "median_ms": {k: round(statistics.median(v), 4) for k, v in times.items()}, "max_err": errors}
+            "median_ms": medians(results), "max_err": {n: r[-1]["max_err"] for n, r in results.items()}, "floor_ms": floors}
 
 
-def paper(a, threads):
-    """The paper's nets on this engine, in turn with the static nets that they replace."""
-    for net, static in PAPER:
-        runs = {static: lambda: ours(a, static, 1, threads)}
-        for storage in ["f32", "bf16", "int8"]:
-            runs[f"{net} {storage}"] = lambda storage=storage: ours(a, net, 1, threads, "--experts", storage)
-        times = {}
-        for _ in range(a.rounds):
-            for name, run in runs.items():
-                times.setdefault(name, []).append(run()["median_ms"])
-        yield {"paper": net, "replaces": static, "threads": threads,
-               "median_ms": {k: round(statistics.median(v), 4) for k, v in times.items()}}
+def paper(a, net, static, threads):
+    """One of the paper's nets on this engine, in turn with the static net that it replaces."""
+    runs = {static: lambda: ours(a, static, 1, threads)}
+    for storage in ["f32", "bf16", "int8"]:
+        runs[f"{net} {storage}"] = lambda storage=storage: ours(a, net, 1, threads, "--experts", storage)
+    return {"paper": net, "replaces": static, "threads": threads, "median_ms": medians(turns(a, runs))}
 
 
 def machine():
@@ -97,22 +114,53 @@ def machine():
     return f"{name}, {os.cpu_count()} cores"
 
 
+def markdown(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]) + "\n"
+
+
+def kind(row):
+    return [row["net"], f"K = {row['experts']}" if row["experts"] else "static", row["batch"]]
+
+
 def table(rows):
     """One row a case: milliseconds, and this engine's time as a share of the fastest peer's."""
     names = list(dict.fromkeys(name for row in rows for name in row["median_ms"]))
-    peers = [n for n in names if not n.startswith("dynet")]
+    names = [n for n in names if not n.startswith("dynet")] + [n for n in names if n.startswith("dynet")]
     own = [n for n in names if n.startswith("dynet")]
-    head = ["net", "K", "batch", "threads", *names, *(f"{n} : fastest peer" for n in own), "largest error : largest logit"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    cells = []
     for row in rows:
         ms = row["median_ms"]
-        fastest = min(ms[p] for p in peers if p in ms)
-        ratio = [f"{ms[n] / fastest:.2f}" if n in ms else "" for n in own]
-        error = f"{row['max_err']['dynet f32'] / row['logit_scale']:.1e}"
-        cells = [row["net"], row["experts"] or "static", row["batch"], row["threads"],
-                 *(f"{ms[n]:.3g}" if n in ms else "" for n in names), *ratio, error]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        fastest = min((t for n, t in ms.items() if n not in own), default=float("nan"))
+        error = row["max_err"].get("dynet f32", float("nan")) / row["logit_scale"]
+        cells.append([*kind(row), row["threads"], *(f"{ms[n]:.3g}" if n in ms else "" for n in names),
+                      *(f"{ms[n] / fastest:.2f}" if n in ms else "" for n in own), f"{error:.1e}"])
+    return markdown(["net", "kernels", "batch", "threads", *names, *(f"{n} : fastest peer" for n in own),
+                     "largest error : largest logit"], cells)
+
+
+def summary(rows):
+    """What the targets are about: one row a net, kernels and batch; both thread counts side by side."""
+    found = {}
+    for row in rows:
+        found.setdefault(tuple(kind(row)), {})[row["threads"]] = row
+    cells = []
+    for (net, form, batch), by in found.items():
+        def each(value):
+            return " / ".join(f"{v:.2f}" if v is not None else "-" for v in (value(by[t]) if t in by else None for t in (1, 2)))
+        def peers(row):
+            return min((t for n, t in row["median_ms"].items() if not n.startswith("dynet")), default=None)
+        def share(name):
+            return each(lambda r: r["median_ms"][name] / peers(r) if name in r["median_ms"] and peers(r) else None)
+        def twin(row):
+            static = found.get((net, "static", batch), {}).get(row["threads"])
+            return row["median_ms"]["dynet bf16"] / peers(static) if static and peers(static) and "dynet bf16" in row["median_ms"] else None
+        ms = {t: r["median_ms"].get("dynet f32") for t, r in by.items()}
+        second = f"{ms[1] / ms[2]:.2f}" if ms.get(1) and ms.get(2) else "-"
+        floor = each(lambda r: r["floor_ms"]["dynet f32"] / r["median_ms"]["dynet f32"] if "dynet f32" in r["floor_ms"] else None)
+        cells.append([net, form, batch, share("dynet f32"), share("dynet bf16"), each(twin), second, floor])
+    return markdown(["net", "kernels", "batch", "f32 : fastest peer, 1 / 2 threads", "bf16 : fastest peer", "bf16 : static twin on the fastest peer",
+                     "a second thread makes it faster by", "share of the floor reached"], cells)
 
 
 def merged(rows):
@@ -123,30 +171,46 @@ def merged(rows):
         if key not in found:
             found[key] = {**row, "median_ms": dict(row["median_ms"])}
             continue
+        kept = found[key]["median_ms"]
         for name, ms in row["median_ms"].items():
-            kept = found[key]["median_ms"]
             kept[name] = min(ms, kept.get(name, ms))
     return list(found.values())
 
 
-def inference(a):
-    rows = []
-    nets = [a.only] if a.only else NETS
-    scales = {case: exported(a, *case) for case in cases(nets)}
-    for case in cases(nets):
-        for threads in (1, 2):
-            rows.append(measure(a, *case, threads, scales[case]))
-            print(json.dumps(rows[-1]), flush=True)
-    own = [] if a.only else [row for threads in (1, 2) for row in paper(a, threads)]
-    text = table(merged(rows)) + "\n"
-    if own:
-        text += "\n## The paper's nets, batch 1, on this engine\n\n| net | threads | static net | f32 | bf16 | int8 | times faster: f32 / bf16 / int8 |\n|---|---|---|---|---|---|---|\n"
+def paper_table(own, rows):
+    """The static net is taken from whoever runs it faster: this engine or a peer."""
+    cells = []
     for row in own:
         ms = row["median_ms"]
-        static, mine = ms[row["replaces"]], [ms[f"{row['paper']} {s}"] for s in ["f32", "bf16", "int8"]]
-        text += (f"| {row['paper']} | {row['threads']} | {row['replaces']} {static:.3g} | " + " | ".join(f"{m:.3g}" for m in mine)
-                 + " | " + " / ".join(f"{static / m:.2f}" for m in mine) + " |\n")
-    return rows + own, text
+        static = ms.get(row["replaces"], float("nan"))
+        peers = [t for r in rows if (r["net"], r["experts"], r["batch"], r["threads"]) == (row["replaces"], 0, 1, row["threads"])
+                 for n, t in r["median_ms"].items() if not n.startswith("dynet")]
+        least = min([static, *peers])
+        mine = [ms.get(f"{row['paper']} {s}", float("nan")) for s in ["f32", "bf16", "int8"]]
+        cells.append([row["paper"], row["threads"], f"{row['replaces']} {static:.3g}", f"{min(peers):.3g}" if peers else "",
+                      *(f"{m:.3g}" for m in mine), " / ".join(f"{least / m:.2f}" for m in mine)])
+    return markdown(["net", "threads", "static net here", "on the fastest peer", "f32", "bf16", "int8", "times faster: f32 / bf16 / int8"], cells)
+
+
+def inference(a):
+    """The paper's nets first, then case after case; each is written when it is done."""
+    rows, own = [], []
+    nets = [a.only] if a.only else NETS
+    end = time.monotonic() + a.minutes * 60
+    todo = [] if a.only else [lambda p=p, t=t: own.append(paper(a, *p, t)) for p in PAPER for t in (1, 2)]
+    for case in cases(nets):
+        scale = exported(a, *case)
+        todo += [lambda c=case, t=t, s=scale: rows.append(measure(a, *c, t, s)) for t in (1, 2)]
+    for done, work in enumerate(todo):
+        if time.monotonic() > end:
+            print(f"time is up: {len(todo) - done} of {len(todo)} cases are missing", file=sys.stderr)
+            break
+        work()
+        both = merged(rows)
+        text = summary(both) + "\n## All cases\n\n" + table(both) if rows else ""
+        if own:
+            text += "\n## The paper's nets, batch 1\n\n" + paper_table(own, both)
+        write(a, rows + own, text)
 
 
 def training(a):
@@ -160,7 +224,10 @@ def training(a):
             row[name] = last_json([sys.executable, os.path.join(HERE, "train_peers.py"), "--net", net, "--batch", str(batch), "--size", str(size),
                                    "--rounds", str(a.rounds), "--modes", modes, "--also", also])
         rows.append({"net": net, "batch": batch, "size": size, **row})
-        print(json.dumps(rows[-1]), flush=True)
+        write(a, rows, training_table(rows))
+
+
+def training_table(rows):
     lines = ["| net | batch x size | PyTorch static | PyTorch K = 4: fuse / groups / mix | dynet static | dynet K = 4 | K = 4 : PyTorch static | best PyTorch K = 4 : ours | static : PyTorch static | K = 4 : own static |",
              "|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -169,7 +236,19 @@ def training(a):
         lines.append(f"| {row['net']} | {row['batch']} x {row['size']} | {d['static']:.0f} | " + " / ".join(f"{m:.0f}" for m in modes)
                      + f" | {s['also']:.0f} | {d['also']:.0f} | {d['also'] / d['static']:.2f} | {min(modes) / d['also']:.2f}"
                      + f" | {s['also'] / s['static']:.2f} | {d['also'] / s['also']:.2f} |")
-    return rows, "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def write(a, rows, text):
+    print(json.dumps(rows[-1]), flush=True)
+    with open(a.out + ".jsonl", "w") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)
+    command = f"bench/record.py {a.what} --rounds {a.rounds}"
+    if a.what == "inference":
+        command += f" --seconds {a.seconds} --engines {a.engines}"
+    with open(a.out + ".md", "w") as f:
+        f.write(f"# {a.what.capitalize()}, {datetime.date.today()}\n\n{machine()}. `{command}`. Milliseconds, medians over the rounds of each engine's "
+                "median; each engine alone in its process, the engines in turn.\n\n" + text)
 
 
 def main():
@@ -181,15 +260,10 @@ def main():
     p.add_argument("--only", choices=NETS)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=0.7, help="per engine and round")
-    p.add_argument("--engines", default="onnxruntime,openvino,torch")
+    p.add_argument("--minutes", type=float, default=float("inf"), help="start no case of `inference` after this time")
+    p.add_argument("--engines", default="auto", help="auto, or some of onnxruntime,openvino,torch")
     a = p.parse_args()
-    rows, text = inference(a) if a.what == "inference" else training(a)
-    with open(a.out + ".jsonl", "w") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)
-    command = "bench/record.py " + " ".join([a.what, "--rounds", str(a.rounds)] + (["--seconds", str(a.seconds), "--engines", a.engines] if a.what == "inference" else []))
-    with open(a.out + ".md", "w") as f:
-        f.write(f"# {a.what.capitalize()}, {datetime.date.today()}\n\n{machine()}. `{command}`. Milliseconds, medians over the rounds of each engine's "
-                "median; each engine alone in its process, the engines in turn.\n\n" + text)
+    inference(a) if a.what == "inference" else training(a)
 
 
 main()

@@ -1,5 +1,7 @@
 //! The lowering of convolutions: the algorithm of each layer, its kernels folded and packed.
 
+use std::sync::Arc;
+
 use dynet_kernels::winograd::{self, Side};
 use dynet_kernels::{Border, Geometry, KernelShape, Panels, Storage, Taps};
 use dynet_net::{Conv2d, NodeId, Op, PaddingMode, Predictor};
@@ -190,16 +192,15 @@ impl Lowering<'_> {
             let coefs = self.map(source).slice(first, head.len());
             return Some(Head::Map { coefs, channels: head.channels });
         };
-        let gate = Box::new(self.gate(source, predictor, dynamic.head, x, layer));
-        if inline && head.channels > 1 {
-            return Some(Head::Inline(gate));
-        }
+        let gate = Arc::new(self.gate(source, predictor, dynamic.head, x, layer));
         let output = self.packed_buffer(gate.len() * gate.weights.len(), 1);
-        self.push(source, Kind::Gate(gate), output, None);
-        match head.channels {
-            1 => Some(Head::Map { coefs: output, channels: 1 }),
-            _ => Some(Head::Blocked(output)),
-        }
+        let inline = inline && head.channels > 1;
+        self.push(source, Kind::Gate { gate: Arc::clone(&gate), inline }, output, None);
+        Some(match head.channels {
+            1 => Head::Map { coefs: output, channels: 1 },
+            _ if inline => Head::Inline(gate, output),
+            _ => Head::Blocked(output),
+        })
     }
 
     /// The last layer of a predictor, as far as it belongs to one head, its outputs in the order of panels.

@@ -30,12 +30,16 @@ pub(crate) struct Cut {
 
 impl Cut {
     /// The cut that lets the fewest bytes travel: in front of it each image reads the weights anew, behind it the maps
-    /// of all images leave the cache between layers. A plan with taps is not cut, since a tap may be anywhere.
+    /// of all images leave the cache between layers. `may(step)` tells whether it may lie in front of a step.
     ///
     /// # Errors
     /// If the memory behind it is too large.
-    pub(crate) fn new(layers: &[LayerInfo], buffers: &[Lifetime], taps: usize) -> Result<Self, PlanError> {
-        let step = if taps == 0 { best(layers, buffers) } else { 0 };
+    pub(crate) fn new(
+        layers: &[LayerInfo],
+        buffers: &[Lifetime],
+        may: impl Fn(usize) -> bool,
+    ) -> Result<Self, PlanError> {
+        let step = best(layers, buffers, may);
         let behind: Vec<Lifetime> = buffers
             .iter()
             .map(|b| match b.last < step {
@@ -56,7 +60,7 @@ fn handed(buffers: &[Lifetime], step: usize) -> impl Iterator<Item = usize> + '_
     (0..buffers.len()).filter(move |&i| buffers[i].first < step && step <= buffers[i].last)
 }
 
-fn best(layers: &[LayerInfo], buffers: &[Lifetime]) -> usize {
+fn best(layers: &[LayerInfo], buffers: &[Lifetime], may: impl Fn(usize) -> bool) -> usize {
     let cost = |bytes: usize, of: usize| bytes * if of > CACHED_BYTES { FROM_MEMORY } else { 1 };
     let all = layers.iter().map(|l| l.weight_bytes).sum();
     let total = |step: usize| -> usize {
@@ -64,7 +68,8 @@ fn best(layers: &[LayerInfo], buffers: &[Lifetime]) -> usize {
         let maps = layers[step..].iter().map(|l| cost(l.map_bytes, IMAGES * l.map_bytes));
         weights + maps.sum::<usize>()
     };
-    let possible = (0..=layers.len()).filter(|&step| handed(buffers, step).count() <= MAX_HANDED);
+    let possible =
+        (0..=layers.len()).filter(|&step| may(step) && handed(buffers, step).count() <= MAX_HANDED);
     possible.min_by_key(|&step| total(step)).unwrap_or(0)
 }
 
@@ -90,18 +95,18 @@ mod tests {
     fn large_maps_come_before_the_cut_and_many_weights_behind_it() {
         let layers = [layer(10, 4000), layer(40, 2000), layer(900, 500), layer(4000, 100)];
         let chain: Vec<Lifetime> = (0..4).map(|i| Lifetime { len: 16, first: i, last: i + 1 }).collect();
-        let cut = Cut::new(&layers, &chain, 0).unwrap();
+        let cut = Cut::new(&layers, &chain, |_| true).unwrap();
         assert_eq!((cut.step, &cut.handed[..]), (2, &[1][..]));
         // The maps 1, 2 and 3: two of them at a time.
         assert_eq!(cut.layout.len, 32);
-        assert_eq!(Cut::new(&layers, &chain, 1).unwrap().step, 0);
+        assert_eq!(Cut::new(&layers, &chain, |step| step != 2).unwrap().step, 3);
     }
 
     #[test]
     fn no_more_is_handed_over_than_a_session_can_take() {
         let layers = [layer(0, 100), layer(0, 100), layer(100, 0)];
         let crossing = |n: usize| vec![Lifetime { len: 16, first: 0, last: 3 }; n];
-        assert_eq!(Cut::new(&layers, &crossing(MAX_HANDED), 0).unwrap().step, 2);
-        assert_eq!(Cut::new(&layers, &crossing(MAX_HANDED + 1), 0).unwrap().step, 0);
+        assert_eq!(Cut::new(&layers, &crossing(MAX_HANDED), |_| true).unwrap().step, 2);
+        assert_eq!(Cut::new(&layers, &crossing(MAX_HANDED + 1), |_| true).unwrap().step, 0);
     }
 }

@@ -21,6 +21,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod arena;
 mod blocks;
 mod convolution;
@@ -30,6 +31,7 @@ mod fold;
 mod layout;
 mod lower;
 mod pass;
+mod peaks;
 mod plan;
 mod run;
 mod session;
@@ -37,5 +39,6 @@ mod step;
 
 pub use dynet_kernels::{Isa, Kernel, Storage, UnknownIsa, kernels};
 pub use error::{PlanError, RunError};
+pub use peaks::Peaks;
 pub use plan::{LayerInfo, Options, Plan};
 pub use session::Session;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use dynet_kernels::{Grid, PerThread, Pool, SharedOut};
 
+use crate::ahead::Ahead;
 use crate::cut::MAX_HANDED;
 use crate::plan::Plan;
 use crate::run::Frame;
@@ -48,6 +49,8 @@ impl Pass<'_> {
             planes: self.planes,
             layout: &plan.cut.layout,
             arena,
+            timed: self.nanos.is_some(),
+            ahead: Some(Ahead::new(&plan.stream, &plan.steps)),
             scratch,
             pool: Some(pool),
         };
@@ -91,14 +94,28 @@ impl Pass<'_> {
         pool: Option<&'f mut Pool>,
     ) -> Frame<'f> {
         let len = self.planes.len() / self.images;
-        let (isa, layout) = (self.plan.options.isa, &self.plan.layout);
-        Frame { isa, images: 1, planes: &self.planes[image * len..][..len], layout, arena, scratch, pool }
+        let plan = self.plan;
+        Frame {
+            isa: plan.options.isa,
+            images: 1,
+            planes: &self.planes[image * len..][..len],
+            layout: &plan.layout,
+            arena,
+            timed: self.nanos.is_some(),
+            // The images of a batch find the weights of the first ones in the cache.
+            ahead: (self.images == 1).then(|| Ahead::new(&plan.stream, &plan.steps)),
+            scratch,
+            pool,
+        }
     }
 
     /// Runs steps of which `at_once` threads run one each.
     fn steps(&self, mut frame: Frame<'_>, range: Range<usize>, at_once: usize) {
         for at in range {
             let start = self.nanos.map(|_| Instant::now());
+            if let Some(ahead) = &mut frame.ahead {
+                ahead.enter(at);
+            }
             frame.step(&self.plan.steps[at]);
             if let (Some(start), Some(nanos)) = (start, self.nanos) {
                 // Relaxed: a sum that is read after all threads have joined.

@@ -4,12 +4,13 @@ use dynet_kernels::winograd::WinogradConv;
 use dynet_kernels::{Conv, Grid, Isa, KernelShape, PerThread, Storage};
 use dynet_net::{Net, NodeId, Op, Shape, Weights};
 
+use crate::ahead::Stream;
 use crate::blocks::MAX_IMAGES;
 use crate::cut::Cut;
 use crate::error::PlanError;
 use crate::layout::{Layout, MAX_VALUES};
 use crate::lower::Lowering;
-use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
+use crate::step::{ConvStep, Gate, Head, Kind, Reading, Step, View};
 
 /// How a plan is made.
 #[derive(Clone, Debug)]
@@ -48,8 +49,7 @@ pub struct LayerInfo {
     pub weight_bytes: usize,
     /// Bytes of maps that are read and written for one image.
     pub map_bytes: usize,
-    /// Whether it belongs to a coefficient predictor or is a pooling. Where a convolution makes its own coefficients
-    /// (its algorithm ends in "fused"), the predictor's last layer is counted with it.
+    /// Whether it belongs to a coefficient predictor or is a pooling.
     pub is_predictor: bool,
 }
 
@@ -62,6 +62,7 @@ pub struct Plan {
     /// Memory of one image that runs through all steps.
     pub(crate) layout: Layout,
     pub(crate) cut: Cut,
+    pub(crate) stream: Stream,
     pub(crate) logits: View,
     pub(crate) taps: Vec<View>,
     /// Values of scratch that a thread needs.
@@ -89,9 +90,13 @@ impl Plan {
             step.cost_ns = cost_ns(net, step);
         }
         let layers: Vec<LayerInfo> = steps.iter().map(|step| info(net, step)).collect();
-        let cut = Cut::new(&layers, &lowering.buffers, taps.len())?;
+        // A tap may be anywhere, and a single image leaves some coefficients to the convolution behind.
+        let inline = |step: usize| matches!(steps[step].kind, Kind::Gate { inline: true, .. });
+        let may = |step: usize| step == 0 || (taps.is_empty() && !inline(step - 1));
+        let cut = Cut::new(&layers, &lowering.buffers, may)?;
         let (net, options) = (net.clone(), options.clone());
-        Ok(Self { net, options, steps, layout, cut, logits, taps, scratch_len })
+        let stream = Stream::new(&steps, |step| layers[step].map_bytes);
+        Ok(Self { net, options, steps, layout, cut, stream, logits, taps, scratch_len })
     }
 
     /// The net.
@@ -146,14 +151,10 @@ fn info(net: &Net, step: &Step) -> LayerInfo {
                 _ => stored,
             };
             let fusion = if c.head.is_some() { c.weights.experts() as u64 * stored } else { 0 };
-            let (madds, bytes) = match &c.head {
-                Some(Head::Inline(gate)) => (gate.madds(), gate.len_bytes()),
-                _ => (0, 0),
-            };
-            (weights * step.output.pixels as u64 + madds, fusion, c.weights.len_bytes() + bytes)
+            (weights * step.output.pixels as u64, fusion, c.weights.len_bytes())
         }
         Kind::Dense(d) => ((d.weights.k() * d.weights.n()) as u64, 0, d.weights.len_bytes()),
-        Kind::Gate(gate) => (gate.madds(), 0, gate.len_bytes()),
+        Kind::Gate { gate, .. } => (gate.madds(), 0, gate.len_bytes()),
         _ => (0, 0, 0),
     };
     LayerInfo {
@@ -199,15 +200,21 @@ pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
     len.next_multiple_of(16)
 }
 
+/// The coefficients of a panel for all images of a batch, and its weights widened.
+fn gate_scratch_len(gate: &Gate) -> usize {
+    MAX_IMAGES * gate.len() + gate.weights.first().map_or(0, Conv::scratch_len)
+}
+
 fn scratch_len(step: &Step) -> usize {
     match &step.kind {
         Kind::Conv(c) => {
             let gate = match &c.head {
-                Some(Head::Inline(gate)) => gate.len() * (c.channel_block / c.weights.nr()),
+                Some(Head::Inline(gate, _)) => gate.len() * (c.channel_block / c.weights.nr()),
                 _ => 0,
             };
             conv_scratch_len(c) + gate
         }
+        Kind::Gate { gate, .. } => gate_scratch_len(gate),
         Kind::Dense(d) => Conv::scratch_len(&d.weights),
         _ => 0,
     }

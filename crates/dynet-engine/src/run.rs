@@ -5,11 +5,12 @@ use std::ops::Range;
 use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
     Activation, Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile,
-    conv, copy, grouped, pixelwise,
+    conv, conv_ahead, copy, grouped, pixelwise,
 };
 
 use dynet_net::CoefActivation;
 
+use crate::ahead::Ahead;
 use crate::arena::{Rest, carve};
 use crate::blocks;
 use crate::layout::Layout;
@@ -31,6 +32,10 @@ pub(crate) struct Frame<'a> {
     pub(crate) planes: &'a [f32],
     pub(crate) layout: &'a Layout,
     pub(crate) arena: &'a mut [f32],
+    /// Weights of later steps, for those that compute to bring.
+    pub(crate) ahead: Option<Ahead<'a>>,
+    /// Whether each step is timed.
+    pub(crate) timed: bool,
     /// A piece for each thread.
     pub(crate) scratch: &'a mut [f32],
     /// Threads to share the work with; none for a thread that runs an image by itself.
@@ -117,11 +122,17 @@ impl Frame<'_> {
         self.pool.as_ref().map_or(1, |pool| pool.threads())
     }
 
+    /// Whether coefficients have a step of their own: a batch reads their weights once for all of its images.
+    fn gates_apart(&self) -> bool {
+        self.images > 1 || self.timed
+    }
+
     pub(crate) fn step(&mut self, step: &Step) {
         match &step.kind {
             Kind::Conv(c) => self.conv(step, c),
             Kind::Dense(d) => self.dense(step, d),
-            Kind::Gate(gate) => self.gate(step, gate),
+            Kind::Gate { inline: true, .. } if !self.gates_apart() => {}
+            Kind::Gate { gate, .. } => self.gate(gate, step.output, step.cost_ns),
             Kind::Softmax { heads, temperature } => self.softmax(step, heads, *temperature),
             Kind::Combine { sums, factor } => self.combine(step, *sums, *factor),
             Kind::Pool { x } => self.mean(step, *x),
@@ -130,6 +141,7 @@ impl Frame<'_> {
     }
 
     fn conv(&mut self, step: &Step, c: &ConvStep) {
+        let apart = self.gates_apart();
         let (isa, images, layout, threads) = (self.isa, self.images, self.layout, self.threads());
         let sums_range = step.sums.map_or(0..0, |v| range(layout, v, images));
         let ([out, sums, _], rest) =
@@ -144,56 +156,57 @@ impl Frame<'_> {
         let x = reader(c.x);
         let head = c.head.as_ref().map(|head| match head {
             Head::Map { coefs, .. } | Head::Blocked(coefs) => reader(*coefs),
-            Head::Inline(gate) => reader(gate.x),
+            Head::Inline(_, coefs) if apart => reader(*coefs),
+            Head::Inline(gate, _) => reader(gate.x),
         });
         let input_scale = c.input_scale.map(reader);
         let residual = c.residual.map(reader);
         let scratch = PerThread::new(self.scratch, threads);
         let scratch_len = conv_scratch_len(c);
+        let ahead = &self.ahead;
         let order = if c.panel_major { Order::Channels } else { Order::Pixels };
-        tiles(
-            self.pool.as_deref_mut(),
-            &grid,
-            order,
-            step.cost_ns * images,
-            |image, pixel, channel, thread| {
-                let mut tile = shared.take(image, pixel, channel);
-                let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
-                let mut scratch = scratch.take(thread);
-                let (scratch, rest) = scratch.split_at_mut(scratch_len);
-                let coefs = c.head.as_ref().zip(head).map(|(head, reader)| match head {
-                    Head::Map { channels, .. } => Coefs::new(reader.vector(image), *channels),
-                    Head::Blocked(_) => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
-                    Head::Inline(gate) => {
-                        let first = tile.channel0() / c.weights.nr();
-                        let panels = tile.channels().div_ceil(c.weights.nr());
-                        let coefs = &mut rest[..panels * gate.len()];
-                        for (panel, to) in (first..).zip(coefs.chunks_exact_mut(gate.len())) {
-                            coefficients(isa, gate, panel, reader.vector(image), to);
-                        }
-                        Coefs::blocked(coefs, c.weights.nr(), first)
+        let pool = self.pool.as_deref_mut();
+        tiles(pool, &grid, order, step.cost_ns * images, |image, pixel, channel, thread| {
+            let mut tile = shared.take(image, pixel, channel);
+            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
+            let mut scratch = scratch.take(thread);
+            let (scratch, rest) = scratch.split_at_mut(scratch_len);
+            let coefs = c.head.as_ref().zip(head).map(|(head, reader)| match head {
+                Head::Map { channels, .. } => Coefs::new(reader.vector(image), *channels),
+                Head::Blocked(_) => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
+                Head::Inline(..) if apart => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
+                Head::Inline(gate, _) => {
+                    let first = tile.channel0() / c.weights.nr();
+                    let panels = tile.channels().div_ceil(c.weights.nr());
+                    let coefs = &mut rest[..panels * gate.len()];
+                    for (panel, to) in (first..).zip(coefs.chunks_exact_mut(gate.len())) {
+                        let x = Pixels::new(reader.vector(image), gate.x.channels);
+                        coefficients(isa, gate, panel, x, &mut [], to);
                     }
-                });
-                let residual = residual.as_ref().map(|r| r.pixels(image));
-                let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
-                let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
-                let taps = match &c.reading {
-                    Reading::Window(geometry) => {
-                        let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
-                        return grouped(isa, &c, scratch, &mut tile, sums);
-                    }
-                    Reading::Winograd(geometry, side) => {
-                        let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
-                        return winograd(isa, &c, scratch, &mut tile, sums);
-                    }
-                    Reading::Pointwise => None,
-                    Reading::Table(taps) => Some(taps),
-                };
-                let input_scale = input_scale.as_ref().map(|s| s.vector(image));
-                let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
-                conv(isa, &c, scratch, &mut tile, sums);
-            },
-        );
+                    Coefs::blocked(coefs, c.weights.nr(), first)
+                }
+            });
+            let residual = residual.as_ref().map(|r| r.pixels(image));
+            let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
+            let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
+            let taps = match &c.reading {
+                Reading::Window(geometry) => {
+                    let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
+                    return grouped(isa, &c, scratch, &mut tile, sums);
+                }
+                Reading::Winograd(geometry, side) => {
+                    let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
+                    return winograd(isa, &c, scratch, &mut tile, sums);
+                }
+                Reading::Pointwise => None,
+                Reading::Table(taps) => Some(taps),
+            };
+            let input_scale = input_scale.as_ref().map(|s| s.vector(image));
+            let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
+            let len = c.ahead_bytes(isa, tile.pixels(), tile.channels());
+            let later = ahead.as_ref().map_or(&[][..], |ahead| ahead.take(len));
+            conv_ahead(isa, &c, scratch, &mut tile, sums, later);
+        });
     }
 
     fn dense(&mut self, step: &Step, d: &DenseStep) {
@@ -213,40 +226,37 @@ impl Frame<'_> {
         let reader = |view: View| Reader::new(&rest, layout, view, images);
         let (x, residual) = (reader(d.x), d.residual.map(reader));
         let scratch = PerThread::new(self.scratch, threads);
-        tiles(
-            self.pool.as_deref_mut(),
-            &grid,
-            Order::Channels,
-            step.cost_ns * images,
-            |_, _, channel, thread| {
-                let mut tile = shared.take(0, 0, channel);
-                let residual = residual.as_ref().map(Reader::rows);
-                let epilogue = Epilogue { bias: Some(&d.bias), residual, act: d.act };
-                let (x, weights) = (x.rows(), &d.weights);
-                let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
-                conv(isa, &c, &mut scratch.take(thread), &mut tile, None);
-            },
-        );
+        let pool = self.pool.as_deref_mut();
+        tiles(pool, &grid, Order::Channels, step.cost_ns * images, |_, _, channel, thread| {
+            let mut tile = shared.take(0, 0, channel);
+            let residual = residual.as_ref().map(Reader::rows);
+            let epilogue = Epilogue { bias: Some(&d.bias), residual, act: d.act };
+            let (x, weights) = (x.rows(), &d.weights);
+            let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
+            conv(isa, &c, &mut scratch.take(thread), &mut tile, None);
+        });
     }
 
-    /// The coefficients of a dynamic convolution, panel by panel, all images over a panel's weights.
-    fn gate(&mut self, step: &Step, gate: &Gate) {
-        let (isa, images, layout) = (self.isa, self.images, self.layout);
-        let ([out, ..], rest) = carve(self.arena, [range(layout, step.output, images), 0..0, 0..0]);
-        let channels = step.output.channels;
-        let grid =
-            Grid { images, pixels: 1, channels, ld: channels, pixel_block: 1, channel_block: gate.len() };
-        let shared = SharedOut::new(out, 0, grid);
+    /// The coefficients of a dynamic convolution, panel by panel, each read once for all images.
+    fn gate(&mut self, gate: &Gate, output: View, cost_ns: usize) {
+        let (isa, images, layout, threads) = (self.isa, self.images, self.layout, self.threads());
+        let ([out, ..], rest) = carve(self.arena, [range(layout, output, images), 0..0, 0..0]);
+        let (channels, ld) = (output.channels, layout.lens[output.buffer]);
+        let channel_block = gate.len();
+        let grid = Grid { images: 1, pixels: images, channels, ld, pixel_block: images, channel_block };
+        let shared = SharedOut::new(out, output.channel0, grid);
         let x = Reader::new(&rest, layout, gate.x, images);
-        tiles(
-            self.pool.as_deref_mut(),
-            &grid,
-            Order::Channels,
-            step.cost_ns * images,
-            |image, _, panel, _| {
-                coefficients(isa, gate, panel, x.vector(image), shared.take(image, 0, panel).row(0));
-            },
-        );
+        let scratch = PerThread::new(self.scratch, threads);
+        let pool = self.pool.as_deref_mut();
+        tiles(pool, &grid, Order::Channels, cost_ns * images, |_, _, panel, thread| {
+            let mut tile = shared.take(0, 0, panel);
+            let mut scratch = scratch.take(thread);
+            let (coefs, scratch) = scratch.split_at_mut(images * gate.len());
+            coefficients(isa, gate, panel, x.rows(), scratch, coefs);
+            for (image, coefs) in coefs.chunks_exact(gate.len()).enumerate() {
+                tile.row(image).copy_from_slice(coefs);
+            }
+        });
     }
 
     fn softmax(&mut self, step: &Step, heads: &[[usize; 3]], temperature: f32) {
@@ -279,20 +289,15 @@ impl Frame<'_> {
         let grid = Grid { images, pixels: 1, channels, ld, pixel_block: 1, channel_block };
         let shared = SharedOut::new(out, 0, grid);
         let x = Reader::new(&rest, layout, x, images);
-        tiles(
-            self.pool.as_deref_mut(),
-            &grid,
-            Order::Pixels,
-            step.cost_ns * images,
-            |image, _, channel, _| {
-                let mut tile = shared.take(image, 0, channel);
-                let map = x.pixels(image);
-                let map = Pixels::new(&map.data[tile.channel0()..], map.ld);
-                let out = tile.row(0);
-                pixelwise::sums(isa, map, 0, x.view.pixels, out);
-                out.iter_mut().for_each(|s| *s *= 1.0 / x.view.pixels as f32);
-            },
-        );
+        let pool = self.pool.as_deref_mut();
+        tiles(pool, &grid, Order::Pixels, step.cost_ns * images, |image, _, channel, _| {
+            let mut tile = shared.take(image, 0, channel);
+            let map = x.pixels(image);
+            let map = Pixels::new(&map.data[tile.channel0()..], map.ld);
+            let out = tile.row(0);
+            pixelwise::sums(isa, map, 0, x.view.pixels, out);
+            out.iter_mut().for_each(|s| *s *= 1.0 / x.view.pixels as f32);
+        });
     }
 
     /// Steps without weights, over bands of pixels.
@@ -309,35 +314,31 @@ impl Frame<'_> {
         });
         let each = self.planes.len() / images;
         let planes = self.planes;
-        tiles(
-            self.pool.as_deref_mut(),
-            &grid,
-            Order::Pixels,
-            step.cost_ns * images,
-            |image, pixel, channel, _| {
-                let mut tile = shared.take(image, pixel, channel);
-                let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
-                let read = |view: &View| Reader::new(&rest, layout, *view, images);
-                let planes = &planes[image * each..][..each];
-                band(isa, &step.kind, planes, image, read, &mut tile, sums);
-            },
-        );
+        let pool = self.pool.as_deref_mut();
+        tiles(pool, &grid, Order::Pixels, step.cost_ns * images, |image, pixel, channel, _| {
+            let mut tile = shared.take(image, pixel, channel);
+            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
+            let read = |view: &View| Reader::new(&rest, layout, *view, images);
+            let planes = &planes[image * each..][..each];
+            band(isa, &step.kind, planes, image, read, &mut tile, sums);
+        });
     }
 }
 
-/// The coefficients of one panel of a dynamic convolution: fully connected, then softmax or sigmoid.
-fn coefficients(isa: Isa, gate: &Gate, panel: usize, x: &[f32], out: &mut [f32]) {
+/// The coefficients `[images][experts][nr]` of one panel of a dynamic convolution for all pixels of `x`: fully
+/// connected, then softmax or sigmoid. A single image needs no scratch.
+fn coefficients(isa: Isa, gate: &Gate, panel: usize, x: Pixels<'_>, scratch: &mut [f32], out: &mut [f32]) {
     let act = match gate.activation {
         CoefActivation::Softmax { .. } => Activation::None,
         CoefActivation::Sigmoid => Activation::Sigmoid,
     };
-    let epilogue = Epilogue { bias: Some(&gate.bias[panel * gate.len()..]), residual: None, act };
-    let (x, weights) = (Pixels::new(x, x.len()), &gate.weights[panel]);
+    let (len, weights) = (gate.len(), &gate.weights[panel]);
+    let epilogue = Epilogue { bias: Some(&gate.bias[panel * len..]), residual: None, act };
     let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };
-    let len = out.len();
-    conv(isa, &c, &mut [], &mut Tile::whole(out, 1, len, len), None);
+    let images = out.len() / len;
+    conv(isa, &c, scratch, &mut Tile::whole(out, images, len, len), None);
     if let CoefActivation::Softmax { temperature } = gate.activation {
-        pixelwise::softmax(isa, gate.channels, temperature, out);
+        out.chunks_exact_mut(len).for_each(|out| pixelwise::softmax(isa, gate.channels, temperature, out));
     }
 }
 
@@ -371,7 +372,7 @@ fn band<'a>(
         }
         Kind::Conv(_)
         | Kind::Dense(_)
-        | Kind::Gate(_)
+        | Kind::Gate { .. }
         | Kind::Softmax { .. }
         | Kind::Combine { .. }
         | Kind::Pool { .. } => {}

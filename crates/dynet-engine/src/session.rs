@@ -70,7 +70,8 @@ impl Session {
         Ok(&self.logits)
     }
 
-    /// [`Session::run`], which adds the time of each step to `times`, as [`Plan::layers`] lists them.
+    /// [`Session::run`], which adds the time of each step to `times`, as [`Plan::layers`] lists them. Predictors that a
+    /// run leaves to the threads that fuse, whose work overlaps theirs, are timed as steps of their own.
     ///
     /// # Errors
     /// If the values are not whole images.

@@ -1,5 +1,7 @@
 //! What a plan consists of: steps, and views of the memory that they share.
 
+use std::sync::Arc;
+
 use dynet_kernels::winograd::Side;
 use dynet_kernels::{Activation, Border, Geometry, Panels, Taps};
 use dynet_net::{CoefActivation, NodeId};
@@ -62,8 +64,8 @@ pub(crate) enum Head {
     Map { coefs: View, channels: usize },
     /// From a step before, panel by panel.
     Blocked(View),
-    /// Made by each thread for the panels that it fuses.
-    Inline(Box<Gate>),
+    /// Made by each thread for the panels that it fuses, or by the step before where that runs: into the view.
+    Inline(Arc<Gate>, View),
 }
 
 /// How a convolution reads its input.
@@ -116,8 +118,11 @@ pub(crate) enum Kind {
     Image(Geometry),
     Conv(Box<ConvStep>),
     Dense(Box<DenseStep>),
-    /// The coefficients of a dynamic convolution.
-    Gate(Box<Gate>),
+    /// The coefficients of a dynamic convolution. `inline`: for a single image they are left to the convolution.
+    Gate {
+        gate: Arc<Gate>,
+        inline: bool,
+    },
     /// Copies a map into a bordered one.
     Border {
         x: View,
@@ -186,15 +191,16 @@ impl Step {
         match &self.kind {
             Kind::Image(_) => vec![],
             Kind::Conv(c) => {
-                let coefs = c.head.as_ref().map(|head| match head {
-                    Head::Map { coefs, .. } | Head::Blocked(coefs) => *coefs,
-                    Head::Inline(gate) => gate.x,
-                });
-                let rest = [coefs, c.input_scale, c.residual];
+                let [coefs, mean] = match &c.head {
+                    Some(Head::Map { coefs, .. } | Head::Blocked(coefs)) => [Some(*coefs), None],
+                    Some(Head::Inline(gate, coefs)) => [Some(*coefs), Some(gate.x)],
+                    None => [None; 2],
+                };
+                let rest = [coefs, mean, c.input_scale, c.residual];
                 std::iter::once(c.x).chain(rest.into_iter().flatten()).collect()
             }
             Kind::Dense(d) => std::iter::once(d.x).chain(d.residual).collect(),
-            Kind::Gate(gate) => vec![gate.x],
+            Kind::Gate { gate, .. } => vec![gate.x],
             Kind::Border { x, .. }
             | Kind::Pool { x }
             | Kind::MaxPool { x, .. }
@@ -224,7 +230,7 @@ impl Step {
                 (Reading::Winograd(_, Side::Four), false) => "winograd 4",
                 (Reading::Winograd(_, Side::Four), true) => "winograd 4 fused",
             },
-            Kind::Dense(_) | Kind::Gate(_) => "matrix-vector",
+            Kind::Dense(_) | Kind::Gate { .. } => "matrix-vector",
             Kind::Border { .. } => "border",
             Kind::Softmax { .. } => "softmax",
             Kind::Combine { .. } => "pool (sums)",

@@ -2,7 +2,7 @@
 
 use crate::activation::Activation;
 use crate::generic::fuse::FusePanel;
-use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source};
+use crate::generic::gemm::{AHEAD_BYTES, Ahead, PanelProduct, Sink, Source};
 use crate::generic::matvec::MatVec;
 use crate::geometry::Taps;
 use crate::isa::Isa;
@@ -47,6 +47,14 @@ impl Conv<'_> {
     /// Values of scratch that [`conv`] needs.
     pub fn scratch_len(weights: &Panels) -> usize {
         weights.k() * weights.nr()
+    }
+
+    /// Bytes of later memory that [`conv_ahead`] asks for during a tile of `pixels` pixels and `channels` channels,
+    /// beside the rest of its own weights, which it asks for first.
+    pub fn ahead_bytes(&self, isa: Isa, pixels: usize, channels: usize) -> usize {
+        let (w, panels) = (self.weights, channels.div_ceil(self.weights.nr()));
+        let all = pixels.div_ceil(isa.mr()) * panels * w.k() * AHEAD_BYTES;
+        all.saturating_sub(panels * (w.len_bytes() / w.count()))
     }
 
     fn check(&self, isa: Isa, out: &Tile<'_>) {
@@ -114,7 +122,23 @@ impl Conv<'_> {
 ///
 /// # Accuracy
 /// One rounding per term, in the order of `k`. Bits do not depend on the tiles, those of `sums` do.
-pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut sums: Option<Tile<'_>>) {
+pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, sums: Option<Tile<'_>>) {
+    conv_ahead(isa, c, scratch, out, sums, &[]);
+}
+
+/// [`conv`], which brings memory that somebody reads later into the caches while it multiplies: up to
+/// [`Conv::ahead_bytes`] of it for nothing.
+///
+/// # Panics
+/// As [`conv`].
+pub fn conv_ahead(
+    isa: Isa,
+    c: &Conv<'_>,
+    scratch: &mut [f32],
+    out: &mut Tile<'_>,
+    mut sums: Option<Tile<'_>>,
+    later: &[u8],
+) {
     c.check(isa, out);
     if let Some(sums) = &mut sums {
         assert!(
@@ -135,6 +159,8 @@ pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut
     let first = out.channel0() / nr;
     let last = first + out.channels().div_ceil(nr);
     let chunk = c.chunk(out.pixels());
+    let std::ops::Range { start, end } = later.as_ptr_range();
+    let mut later = [start, end];
     for panel in first..last {
         let start = (panel - first) * nr;
         let mut tile = out.columns(start, nr.min(out.channels() - start));
@@ -149,12 +175,13 @@ pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut
                     &scratch[..(rows[1] - from) * nr]
                 }
             };
-            let [next, end] = match rows[1] == k {
+            let own = match rows[1] == k {
                 false => w.bytes(panel, [rows[1], (rows[1] + chunk).min(k)]),
                 true if panel + 1 < w.count() => w.bytes(panel + 1, [0, chunk.min(k)]),
                 true => [packed.as_ptr().cast(); 2],
             };
-            isa.run(c.product((packed, rows), Ahead { next, end }, &mut tile, sums));
+            let ahead = Ahead { later: Some(later), ..Ahead::new(own) };
+            later = isa.run(c.product((packed, rows), ahead, &mut tile, sums)).rest();
         }
     }
 }

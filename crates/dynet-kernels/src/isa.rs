@@ -88,6 +88,15 @@ impl Isa {
         2 * self.lanes()
     }
 
+    /// Pixels of the tile of a matrix product that fills the registers.
+    pub(crate) fn mr(self) -> usize {
+        match self {
+            Self::Portable => Portable::MR,
+            Self::Avx2Fma(_) => Avx2Fma::MR,
+            Self::Avx512(_) => Avx512::MR,
+        }
+    }
+
     /// Runs a job compiled for this instruction set.
     pub(crate) fn run<J: Job>(self, job: J) -> J::Out {
         match self {

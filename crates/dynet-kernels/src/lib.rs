@@ -27,7 +27,7 @@ pub mod winograd;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
-pub use conv::{Conv, conv};
+pub use conv::{Conv, conv, conv_ahead};
 pub use geometry::{Border, Geometry, Taps};
 pub use grouped::{GroupedConv, grouped};
 pub use isa::{Isa, UnknownIsa};

@@ -171,6 +171,18 @@ impl Panels {
         [at(from), at(to)]
     }
 
+    /// The packed values, panel by panel: to be brought into a cache, not to be understood.
+    pub fn as_bytes(&self) -> &[u8] {
+        let [start, _] = self.bytes(0, [0, 0]);
+        let len = match &self.data {
+            Data::F32(w) => size_of_val(&**w),
+            Data::Bf16(w) => size_of_val(&**w),
+            Data::Int8(w, _) => size_of_val(&**w),
+        };
+        // SAFETY: `len` initialised bytes of plain numbers, borrowed as long as `self` is.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
     /// Bytes that fusing or multiplying with all panels reads.
     pub fn len_bytes(&self) -> usize {
         match &self.data {

@@ -263,7 +263,7 @@ impl WinogradConv<'_> {
             sums: std::ptr::null_mut(),
             resume: false,
         };
-        let (rows, ahead) = (out.len() / nr, Ahead { next, end });
+        let (rows, ahead) = (out.len() / nr, Ahead::new([next, end]));
         isa.run(PanelProduct { rows, source, k: [0, c_in], panel: packed.as_ptr(), sink, ahead });
     }
 

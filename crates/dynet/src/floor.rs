@@ -1,33 +1,39 @@
-//! The least time that a layer can take on the reference machine.
+//! The least time that a layer can take on this machine.
 
-use dynet_engine::LayerInfo;
+use dynet_engine::{LayerInfo, Peaks};
 
-/// Floating-point operations a second of one core: two AVX-512 multiply-adds of 16 lanes a cycle at some 4 GHz,
-/// measured.
-const PEAK: f64 = 260e9;
-/// Bytes a second from memory, all cores, measured.
-const MEMORY: f64 = 46e9;
-/// Bytes a second from the last-level cache, measured, and what it holds.
-const CACHE: f64 = 130e9;
+/// Weights that a last-level cache keeps from one run to the next.
 const CACHE_BYTES: usize = 32 << 20;
-/// Cores of the reference machine.
-const CORES: usize = 2;
 
-fn seconds(madds: u64, bytes: usize, bandwidth: f64, batch: usize, threads: usize) -> f64 {
-    let arithmetic = 2.0 * madds as f64 * batch as f64 / (PEAK * threads.min(CORES) as f64);
-    arithmetic.max(bytes as f64 / bandwidth)
+/// What a machine can do, and what a net lets it do.
+pub(crate) struct Floor {
+    peaks: Peaks,
+    /// Bytes a second at which weights come.
+    weights: f64,
 }
 
-/// `max(MAdds / peak, bytes of weights / bandwidth)` of one layer, whose weights are taken to come from the cache.
-pub(crate) fn layer(layer: &LayerInfo, batch: usize, threads: usize) -> f64 {
-    seconds(layer.madds + layer.fusion_madds, layer.weight_bytes, CACHE, batch, threads)
-}
+impl Floor {
+    /// The floor of a net's layers: their weights come from memory where the cache cannot hold them all.
+    pub(crate) fn new(peaks: Peaks, layers: &[LayerInfo]) -> Self {
+        let bytes: usize = layers.iter().map(|l| l.weight_bytes).sum();
+        Self { peaks, weights: if bytes > CACHE_BYTES { peaks.memory } else { peaks.cache } }
+    }
 
-/// The same of a whole net: from memory where its weights do not fit into the cache.
-pub(crate) fn total(layers: &[LayerInfo], batch: usize, threads: usize) -> f64 {
-    let madds = layers.iter().map(|l| l.madds + l.fusion_madds).sum();
-    let bytes = layers.iter().map(|l| l.weight_bytes).sum();
-    seconds(madds, bytes, if bytes > CACHE_BYTES { MEMORY } else { CACHE }, batch, threads)
+    /// `max(MAdds / peak, bytes of weights / bandwidth)` of one layer, in seconds.
+    pub(crate) fn layer(&self, layer: &LayerInfo, batch: usize) -> f64 {
+        self.seconds(layer.madds + layer.fusion_madds, layer.weight_bytes, batch)
+    }
+
+    /// The same of a whole net: as if everything overlapped.
+    pub(crate) fn total(&self, layers: &[LayerInfo], batch: usize) -> f64 {
+        let madds = layers.iter().map(|l| l.madds + l.fusion_madds).sum();
+        self.seconds(madds, layers.iter().map(|l| l.weight_bytes).sum(), batch)
+    }
+
+    fn seconds(&self, madds: u64, bytes: usize, batch: usize) -> f64 {
+        let arithmetic = 2.0 * madds as f64 * batch as f64 / self.peaks.flops;
+        arithmetic.max(bytes as f64 / self.weights)
+    }
 }
 
 #[cfg(test)]
@@ -36,8 +42,9 @@ mod tests {
 
     #[test]
     fn the_slower_of_arithmetic_and_memory_counts() {
-        // 2.6e9 operations on two cores: 5 ms; 46 MB: 1 ms.
-        assert!((seconds(1_300_000_000, 46_000_000, MEMORY, 1, 2) - 5e-3).abs() < 1e-9);
-        assert!((seconds(1_000, 46_000_000, MEMORY, 8, 2) - 1e-3).abs() < 1e-9);
+        let floor = Floor::new(Peaks { flops: 520e9, memory: 46e9, cache: 130e9 }, &[]);
+        // 2.6e9 operations: 5 ms; 130 MB from the cache: 1 ms.
+        assert!((floor.seconds(1_300_000_000, 130_000_000, 1) - 5e-3).abs() < 1e-9);
+        assert!((floor.seconds(1_000, 130_000_000, 8) - 1e-3).abs() < 1e-9);
     }
 }

@@ -146,7 +146,7 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
-        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+        intrinsic!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
     }
 
     #[inline(always)]

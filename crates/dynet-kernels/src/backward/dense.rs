@@ -380,8 +380,7 @@ fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>, adds: bool
 }
 
 fn product(rows: usize, source: Source, k: [usize; 2], panel: *const f32, sink: Sink) -> PanelProduct {
-    let ahead = Ahead { next: std::ptr::null(), end: std::ptr::null() };
-    PanelProduct { rows, source, k, panel, sink, ahead }
+    PanelProduct { rows, source, k, panel, sink, ahead: Ahead::NONE }
 }
 
 /// Rows of a part of a static layer whose rows are gathered from pixels of `channels` values.

@@ -122,16 +122,44 @@ impl Sink {
     }
 }
 
-/// Memory that is read next: the product asks for it while it multiplies.
+/// Memory that is read next: the product asks for it while it multiplies. It is never read through these pointers.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     pub(crate) next: *const u8,
     pub(crate) end: *const u8,
+    /// What is asked for when that has come, from and to; `None` if there is nothing, or if it has begun.
+    pub(crate) later: Option<[*const u8; 2]>,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self::new([std::ptr::null(); 2]);
+
+    /// One piece of memory, from and to.
+    pub(crate) const fn new([next, end]: [*const u8; 2]) -> Self {
+        Self { next, end, later: None }
+    }
+
+    /// The piece behind the first one, as far as it was not asked for.
+    pub(crate) fn rest(&self) -> [*const u8; 2] {
+        self.later.unwrap_or([self.next, self.end])
+    }
+
+    /// Where to go on, and by how much with each value of `k`.
+    #[inline(always)]
+    fn step(&mut self) -> usize {
+        if self.next >= self.end
+            && let Some(later) = self.later
+        {
+            *self = Self::new(later);
+        }
+        if self.next < self.end { AHEAD_BYTES } else { 0 }
+    }
 }
 
 /// Bytes that are asked for with each value of `k`: two cache lines. A tile of 14 x 32 takes 14 to 28 cycles for it,
 /// so that this is 20 to 40 GB/s, what memory gives a core.
-const AHEAD_BYTES: usize = 128;
+pub(crate) const AHEAD_BYTES: usize = 128;
 
 /// Multiplies `rows` rows with the rows `k` of one panel `[k][nr]`.
 ///
@@ -157,14 +185,14 @@ impl PanelProduct {
     /// All rows of the source, the panel and the rows and columns of the sink must exist, the sink's for this
     /// thread alone.
     #[inline(always)]
-    unsafe fn tiles<V: Vector>(&self, v: V) {
+    unsafe fn tiles<V: Vector>(&self, v: V) -> Ahead {
         let tiles = self.rows.div_ceil(V::MR);
         let low = self.rows / tiles;
         let high_tiles = self.rows - low * tiles;
         // SAFETY: `high_tiles * (low + 1) + (tiles - high_tiles) * low = rows`.
         unsafe {
             let ahead = self.rows_of(v, 0, [high_tiles, low + 1], self.ahead);
-            self.rows_of(v, high_tiles * (low + 1), [tiles - high_tiles, low], ahead);
+            self.rows_of(v, high_tiles * (low + 1), [tiles - high_tiles, low], ahead)
         }
     }
 
@@ -196,10 +224,11 @@ impl PanelProduct {
 }
 
 impl Job for PanelProduct {
-    type Out = ();
+    /// What is left to be asked for.
+    type Out = Ahead;
 
     #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
+    fn run<V: Vector>(self, v: V) -> Ahead {
         // SAFETY: `Conv` checked all sizes before it made this job.
         unsafe { self.tiles(v) }
     }
@@ -225,7 +254,7 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
             return ahead;
         }
         for _ in 0..tiles {
-            let step = if ahead.next < ahead.end { AHEAD_BYTES } else { 0 };
+            let step = ahead.step();
             sink.expect::<V, MR, NB>(v);
             // SAFETY: `PanelProduct::tiles` makes only tiles whose rows exist.
             unsafe {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dynet_engine::{Plan, Session};
+use dynet_engine::{Peaks, Plan, Session};
 use dynet_net::Net;
 use dynet_nn::DeviceName;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::infer::{check_channels, image_size};
 use crate::engine_args::{EngineArgs, WeightArgs};
 use crate::fault::{Blame, Fault, Outcome, print};
-use crate::floor;
+use crate::floor::Floor;
 use crate::net_args::NetArgs;
 use crate::npy::Array;
 use crate::table::{Table, grouped};
@@ -74,6 +74,10 @@ struct Record {
     peak_memory_bytes: Option<u64>,
     weight_bytes: usize,
     session_bytes: usize,
+    /// What this machine was measured to do at most, with these threads.
+    peak_gflops: f64,
+    peak_memory_gb_per_s: f64,
+    peak_cache_gb_per_s: f64,
     floor_ms: f64,
     ratio_to_floor: f64,
     /// Largest error against --expect, absolute and relative to the largest logit.
@@ -98,12 +102,14 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let threads = args.engine.threads()?;
     let plan = Arc::new(Plan::compile(&net, &weights, &args.engine.options()?).input()?);
     drop(weights);
+    let peaks = Peaks::measure(plan.options().isa, threads);
+    let floor = Floor::new(peaks, &plan.layers());
     let mut session = Session::new(Arc::clone(&plan), threads).failure()?;
     let times = measure(&mut session, &images, args.seconds).input()?;
     let logits = session.run(&images).input()?;
     let errors = args.expect.as_deref().map(|path| errors(logits, path)).transpose()?;
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize] * 1e3;
-    let floor_ms = floor::total(&plan.layers(), batch, threads) * 1e3;
+    let floor_ms = floor.total(&plan.layers(), batch) * 1e3;
     let record = Record {
         net: net.name().to_owned(),
         batch,
@@ -119,6 +125,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
         peak_memory_bytes: peak_memory_bytes(),
         weight_bytes: plan.weight_bytes(),
         session_bytes: plan.session_bytes(batch, threads),
+        peak_gflops: peaks.flops / 1e9,
+        peak_memory_gb_per_s: peaks.memory / 1e9,
+        peak_cache_gb_per_s: peaks.cache / 1e9,
         floor_ms,
         ratio_to_floor: at(0.5) / floor_ms,
         max_err: errors.map(|e| e[0]),
@@ -126,7 +135,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     };
     print(&describe(&record))?;
     if args.layers {
-        print(&layers(&mut session, &images, record.runs.min(200))?)?;
+        print(&layers(&mut session, &floor, &images, record.runs.min(200))?)?;
     }
     if args.json {
         print(&(serde_json::to_string(&record).failure()? + "\n"))?;
@@ -198,7 +207,7 @@ fn describe(r: &Record) -> String {
         "{}, batch {}, {} threads, {}, experts {}\n\
          median {:.3} ms, p90 {:.3}, p99 {:.3}, min {:.3} over {} runs; {:.1} images/s\n\
          memory: peak {peak}, weights {}, session {}\n\
-         floor {:.3} ms: {:.2} times\n",
+         floor {:.3} ms: {:.2} times; peaks measured here: {:.0} GFLOP/s, {:.1} GB/s from memory, {:.1} from the cache\n",
         r.net,
         r.batch,
         r.threads,
@@ -213,7 +222,10 @@ fn describe(r: &Record) -> String {
         mib(r.weight_bytes as f64),
         mib(r.session_bytes as f64),
         r.floor_ms,
-        r.ratio_to_floor
+        r.ratio_to_floor,
+        r.peak_gflops,
+        r.peak_memory_gb_per_s,
+        r.peak_cache_gb_per_s
     );
     if let (Some(max), Some(relative)) = (r.max_err, r.relative_err) {
         text += &format!("largest error {max:.2e}, {relative:.2e} of the largest logit\n");
@@ -222,7 +234,7 @@ fn describe(r: &Record) -> String {
 }
 
 /// The table of layers, each with the mean of its times.
-fn layers(session: &mut Session, images: &[f32], runs: usize) -> Result<String, Fault> {
+fn layers(session: &mut Session, floor: &Floor, images: &[f32], runs: usize) -> Result<String, Fault> {
     let layers = session.plan().layers();
     let batch = images.len() / session.plan().net().input().len();
     let mut times = vec![Duration::ZERO; layers.len()];
@@ -237,7 +249,7 @@ fn layers(session: &mut Session, images: &[f32], runs: usize) -> Result<String, 
         total += seconds;
         predictors += if layer.is_predictor { seconds } else { 0.0 };
         let flop = 2.0 * (layer.madds + layer.fusion_madds) as f64 * batch as f64;
-        let share = 100.0 * floor::layer(layer, batch, session.threads()) / seconds;
+        let share = 100.0 * floor.layer(layer, batch) / seconds;
         let or_blank = |text: String| if flop > 0.0 { text } else { String::new() };
         table.row([
             layer.name.clone(),
