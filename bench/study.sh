@@ -2,7 +2,7 @@
 # The study of correlation: a MobileNetV2-style and a ResNet-style net, each dynamic and static by one recipe, on CIFAR-10.
 # bash bench/study.sh DYNET DATA OUT [NET:SEED..]
 # DYNET is the command, DATA the ImageFolder of CIFAR-10 (train, test), OUT the folder of the runs. Each NET:SEED trains a net and
-# its static twin. Runs that are finished are skipped, and begun ones go on; several calls may share OUT.
+# its static twin, and analyses the two on 1,000 test images; `study.py` makes the tables and figures. Runs that are finished are skipped, and begun ones go on; several calls may share OUT.
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: bash bench/study.sh DYNET DATA OUT [NET:SEED..]" >&2; exit 2; }
 dynet=$1; data=$2; out=$3; shift 3
@@ -26,5 +26,6 @@ for one in "$@"; do
       --set 'model.dynamic={experts=4,activation={softmax={temperature=1.0}},scope="layer",dropout=0.0,outside_blocks=false}' \
       --set 'augment.crop={pad={pixels=4}}' --json > "$out/$name.jsonl"
   fi
+  "$dynet" analyze "$out/$name" "$out/$name-twin" --part test --images 1000 --no-picture --threads 1 --out "$out/$name.html" > "$out/$name.txt"
   exec {lock}>&-
 done
