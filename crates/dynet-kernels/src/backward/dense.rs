@@ -4,8 +4,11 @@
 //! image after the other while its experts are in cache; forward the coefficients are the panel's columns, backward
 //! its rows.
 
+use std::ops::Range;
+
 use crate::activation::Activation;
 use crate::backward::fuse::{FuseColumns, FuseRows};
+use crate::backward::pieces::{FUSE_ROWS, Pieces};
 use crate::backward::team::{Raw, Team};
 use crate::backward::transpose::Transpose;
 use crate::backward::window::{Class, Window};
@@ -16,8 +19,8 @@ use crate::isa::Isa;
 /// 1 MiB.
 const CHUNK_BYTES: usize = 1 << 18;
 
-/// Rows of a panel that are fused and multiplied before the next ones: 32 KiB, which stay in a first-level cache.
-const FUSE_ROWS: usize = 256;
+/// Rows of the sums of a part that wait for their places: 256 KiB.
+const SCATTERED_ROWS: usize = 2048;
 
 /// A dense convolution of a batch; a fully connected layer is one whose images have one pixel.
 ///
@@ -70,41 +73,42 @@ impl Dense<'_> {
         assert_eq!(coefs.len(), expected, "coefficients of {} x {} channels", self.experts, self.c_out);
     }
 
-    /// Packs a panel of output channels, `[tap][c_in][experts][nr]`.
-    fn pack(&self, isa: Isa, block: Block, packed: &mut [f32]) {
-        let (k, taps, c_in, experts, nr) = (self.k(), self.window.taps(), self.c_in, self.experts, isa.nr());
-        assert!(packed.len() >= k * experts * nr, "a panel of {k} rows");
+    /// Packs input channels `from..from + len` of a panel of output channels, `[tap][len][experts][nr]`.
+    fn pack(&self, isa: Isa, block: Block, [from, len]: [usize; 2], packed: &mut [f32]) {
+        let (k, taps, experts, nr) = (self.k(), self.window.taps(), self.experts, isa.nr());
+        assert!(packed.len() >= len * taps * experts * nr, "a panel of {} rows", len * taps);
         if block.cols < nr {
-            packed[..k * experts * nr].fill(0.0);
+            packed[..len * taps * experts * nr].fill(0.0);
         }
-        let places = places([c_in, taps], c_in);
+        let places = places([len, taps], len);
         for e in 0..experts {
             isa.run(Transpose {
-                src: self.weights[(e * self.c_out + block.c0) * k..].as_ptr(),
+                src: self.weights[(e * self.c_out + block.c0) * k + from * taps..].as_ptr(),
                 from: |r| r * k,
                 rows: block.cols,
-                cols: k,
+                cols: len * taps,
                 dst: packed[e * nr..].as_mut_ptr(),
                 to: |q| places[q] * experts * nr,
             });
         }
     }
 
-    /// Packs a panel of input channels, `[tap in the order of the classes][c_out][experts][nr]`.
-    fn pack_transposed(&self, isa: Isa, block: Block, packed: &mut [f32]) {
-        let (k, taps, c_out, experts, nr) =
-            (self.k(), self.window.taps(), self.c_out, self.experts, isa.nr());
-        assert!(packed.len() >= taps * c_out * experts * nr, "a panel of {} rows", taps * c_out);
+    /// Packs output channels `from..from + len` of a panel of input channels, `[tap in the order of the
+    /// classes][len][experts][nr]`.
+    fn pack_transposed(&self, isa: Isa, block: Block, [from, len]: [usize; 2], packed: &mut [f32]) {
+        let (k, taps, experts, nr) = (self.k(), self.window.taps(), self.experts, isa.nr());
+        assert!(packed.len() >= taps * len * experts * nr, "a panel of {} rows", taps * len);
         if block.cols < nr {
-            packed[..taps * c_out * experts * nr].fill(0.0);
+            packed[..taps * len * experts * nr].fill(0.0);
         }
         let mut places = vec![0; taps];
         for (place, tap) in self.window.classes.iter().flat_map(|c| &c.taps).enumerate() {
             places[*tap] = place;
         }
         for e in 0..experts {
-            for co in 0..c_out {
-                let src = &self.weights[(e * c_out + co) * k + block.c0 * taps..][..block.cols * taps];
+            for co in 0..len {
+                let row = e * self.c_out + from + co;
+                let src = &self.weights[row * k + block.c0 * taps..][..block.cols * taps];
                 let dst = &mut packed[(co * experts + e) * nr..];
                 if taps == 1 {
                     dst[..block.cols].copy_from_slice(src);
@@ -116,7 +120,7 @@ impl Dense<'_> {
                     rows: block.cols,
                     cols: taps,
                     dst: dst.as_mut_ptr(),
-                    to: |t| places[t] * c_out * experts * nr,
+                    to: |t| places[t] * len * experts * nr,
                 });
             }
         }
@@ -146,7 +150,7 @@ impl Dense<'_> {
         let panels = n.div_ceil(nr);
         let mut packed = team.take_shared(panels * k * nr);
         team.chunks(&mut packed[..panels * k * nr], k * nr, |p, packed| {
-            self.pack(isa, Block::new(p, nr, n), packed);
+            self.pack(isa, Block::new(p, nr, n), [0, self.c_in], packed);
         });
         let chunk = chunk_rows(rows, self.c_in);
         let out = Raw::of(out);
@@ -174,28 +178,30 @@ impl Dense<'_> {
     ) {
         self.check(x.len(), out.len());
         self.check_coefs(coefs);
-        let (isa, k, n, experts) = (team.isa, self.k(), self.c_out, self.experts);
+        let (isa, n, experts) = (team.isa, self.c_out, self.experts);
         let (nr, rows, images) = (isa.nr(), self.window.outputs(), self.window.images);
         let panels = n.div_ceil(nr);
         let group = images_of_part(images, panels);
         let out = Raw::of(out);
         let groups = images.div_ceil(group);
-        team.run(panels * groups, (k * experts + FUSE_ROWS) * nr, |part, scratch| {
+        let pieces = Pieces::new([self.c_in, self.window.taps()], experts * nr, rows);
+        team.run(panels * groups, (pieces.rows() * experts + FUSE_ROWS) * nr, |part, scratch| {
             let (fused, packed) = scratch.split_at_mut(FUSE_ROWS * nr);
             let block = Block::new(part / groups, nr, n);
-            self.pack(isa, block, packed);
             let first = part % groups * group;
             // Rows of the panel outside, images inside: the rows' experts stay in cache, the sums wait in `out`.
-            for k0 in (0..k).step_by(FUSE_ROWS) {
-                let k1 = k.min(k0 + FUSE_ROWS);
-                let packed = &packed[k0 * experts * nr..];
-                for image in first..images.min(first + group) {
-                    let coefs = coefs[image * experts * n + block.c0..].as_ptr();
-                    let fused = &mut fused[..(k1 - k0) * nr];
-                    isa.run(FuseColumns { packed, coefs, step: n, experts, cols: block.cols, fused });
-                    let (row0, bias) = (image * rows, bias.map(|b| &b[block.c0..]));
-                    let sink = sink(out.at(row0 * n + block.c0), n, block, bias, k0 > 0);
-                    isa.run(product(rows, self.source(x, row0), [k0, k1], fused.as_ptr(), sink));
+            for channels in pieces.channels() {
+                self.pack(isa, block, channels, packed);
+                for [row, k0, k1] in pieces.of(channels, 0..self.window.taps()) {
+                    let packed = &packed[row * experts * nr..];
+                    for image in first..images.min(first + group) {
+                        let coefs = coefs[image * experts * n + block.c0..].as_ptr();
+                        let fused = &mut fused[..(k1 - k0) * nr];
+                        isa.run(FuseColumns { packed, coefs, step: n, experts, cols: block.cols, fused });
+                        let (row0, bias) = (image * rows, bias.map(|b| &b[block.c0..]));
+                        let sink = sink(out.at(row0 * n + block.c0), n, block, bias, k0 > 0);
+                        isa.run(product(rows, self.source(x, row0), [k0, k1], fused.as_ptr(), sink));
+                    }
                 }
             }
         });
@@ -213,7 +219,7 @@ impl Dense<'_> {
         let panels = n.div_ceil(nr);
         let mut packed = team.take_shared(panels * k * nr);
         team.chunks(&mut packed[..panels * k * nr], k * nr, |p, packed| {
-            self.pack_transposed(isa, Block::new(p, nr, n), packed);
+            self.pack_transposed(isa, Block::new(p, nr, n), [0, self.c_out], packed);
         });
         let dx = Raw::of(dx);
         let mut tap0 = 0;
@@ -248,37 +254,94 @@ impl Dense<'_> {
         self.check(dx.len(), dy.len());
         self.check_coefs(coefs);
         let (isa, n, images, experts) = (team.isa, self.c_in, self.window.images, self.experts);
-        let (nr, k) = (isa.nr(), self.c_out * self.window.taps());
+        let nr = isa.nr();
         let panels = n.div_ceil(nr);
         let group = images_of_part(images, panels);
         let groups = images.div_ceil(group);
-        let largest = self.window.classes.iter().map(|c| c.pixels.len()).max().unwrap_or(0);
+        let inputs = self.window.inputs();
         let dx = Raw::of(dx);
+        if self.window.classes.len() > 1 && group * inputs > SCATTERED_ROWS {
+            return self.large_classes_fused(team, coefs, dy, (dx, adds), group);
+        }
+        let pieces = Pieces::new([self.c_out, self.window.taps()], experts * nr, inputs);
+        let waiting = if self.window.classes.len() == 1 { 0 } else { group * inputs };
+        team.run(panels * groups, (pieces.rows() * experts + FUSE_ROWS + waiting) * nr, |part, scratch| {
+            let (fused, rest) = scratch.split_at_mut(FUSE_ROWS * nr);
+            let (sums, packed) = rest.split_at_mut(waiting * nr);
+            let block = Block::new(part / groups, nr, n);
+            let first = part % groups * group;
+            let part = first..images.min(first + group);
+            let sums = Raw::of(sums);
+            // As forward: rows of the panel outside, images inside. Sums of pixels that do not lie side by side wait.
+            for channels in pieces.channels() {
+                self.pack_transposed(isa, block, channels, packed);
+                let (mut tap0, mut pixel0) = (0, 0);
+                for class in &self.window.classes {
+                    let pixels = class.pixels.len();
+                    for [row, k0, k1] in pieces.of(channels, tap0..tap0 + class.taps.len()) {
+                        let packed = &packed[row * experts * nr..];
+                        for image in part.clone() {
+                            let fused = &mut fused[..(k1 - k0) * nr];
+                            let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
+                            isa.run(FuseRows { packed, first: k0, coefs, experts, fused });
+                            let sink = if waiting == 0 {
+                                let out = dx.at(image * inputs * n + block.c0);
+                                sink(out, n, block, None, adds || k0 > 0)
+                            } else {
+                                let at = (image - first) * inputs + pixel0;
+                                sink(sums.at(at * nr), nr, block, None, k0 > 0)
+                            };
+                            let source = self.class_source(class, dy, image * pixels);
+                            isa.run(product(pixels, source, [k0, k1], fused.as_ptr(), sink));
+                        }
+                    }
+                    (tap0, pixel0) = (tap0 + class.taps.len(), pixel0 + pixels);
+                }
+            }
+            if waiting > 0 {
+                // SAFETY: the scratch is this part's own.
+                let sums = unsafe { sums.slice(0, waiting * nr) };
+                for (image, sums) in part.zip(sums.chunks_exact(inputs * nr)) {
+                    self.scatter((dx, adds), block, image, sums, nr);
+                }
+            }
+        });
+    }
+
+    /// Puts sums `[input pixel in the order of the classes][nr]` of an image in their places; those of pixels that
+    /// nobody read are zero.
+    fn scatter(&self, (dx, adds): (Raw, bool), block: Block, image: usize, sums: &[f32], nr: usize) {
+        let mut rows = sums.chunks_exact(nr);
+        for class in &self.window.classes {
+            for (pixel, sums) in class.pixels.iter().zip(&mut rows) {
+                let at = (image * self.window.inputs() + *pixel as usize) * self.c_in + block.c0;
+                // SAFETY: this part alone has the columns of the block of this image.
+                let dx = unsafe { dx.slice(at, block.cols) };
+                match (class.taps.is_empty(), adds) {
+                    (true, true) => {}
+                    (true, false) => dx.fill(0.0),
+                    (false, true) => dx.iter_mut().zip(sums).for_each(|(x, y)| *x += y),
+                    (false, false) => dx.copy_from_slice(&sums[..block.cols]),
+                }
+            }
+        }
+    }
+
+    /// [`Self::backward_input_fused`] of large maps whose pixels fall into several classes: image by image.
+    fn large_classes_fused(&self, team: &mut Team, coefs: &[f32], dy: &[f32], dx: (Raw, bool), group: usize) {
+        let (isa, n, images, experts) = (team.isa, self.c_in, self.window.images, self.experts);
+        let (nr, k) = (isa.nr(), self.c_out * self.window.taps());
+        let panels = n.div_ceil(nr);
+        let groups = images.div_ceil(group);
+        let largest = self.window.classes.iter().map(|c| c.pixels.len()).max().unwrap_or(0);
         team.run(panels * groups, (k * experts + FUSE_ROWS + largest) * nr, |part, scratch| {
             let (fused, rest) = scratch.split_at_mut(FUSE_ROWS * nr);
             let (packed, rest) = rest.split_at_mut(k * experts * nr);
             let block = Block::new(part / groups, nr, n);
-            self.pack_transposed(isa, block, packed);
+            self.pack_transposed(isa, block, [0, self.c_out], packed);
             let first = part % groups * group;
-            let part = first..images.min(first + group);
-            let coefs = |image: usize| &coefs[image * experts * self.c_out..][..experts * self.c_out];
-            if let [class] = &self.window.classes[..] {
-                // As forward: rows of the panel outside, images inside.
-                for k0 in (0..k).step_by(FUSE_ROWS) {
-                    let k1 = k.min(k0 + FUSE_ROWS);
-                    let packed = &packed[k0 * experts * nr..];
-                    for image in part.clone() {
-                        let (coefs, fused) = (coefs(image), &mut fused[..(k1 - k0) * nr]);
-                        isa.run(FuseRows { packed, first: k0, coefs, experts, fused });
-                        let row0 = image * self.window.inputs();
-                        let sink = sink(dx.at(row0 * n + block.c0), n, block, None, adds || k0 > 0);
-                        let source = self.class_source(class, dy, row0);
-                        isa.run(product(self.window.inputs(), source, [k0, k1], fused.as_ptr(), sink));
-                    }
-                }
-                return;
-            }
-            for image in part {
+            for image in first..images.min(first + group) {
+                let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
                 let mut tap0 = 0;
                 for class in &self.window.classes {
                     let rows = image * class.pixels.len()..(image + 1) * class.pixels.len();
@@ -286,11 +349,11 @@ impl Dense<'_> {
                     let fuse = |[k0, k]: [usize; 2]| {
                         let k1 = k.min(k0 + FUSE_ROWS);
                         let packed = &packed[(row0 + k0) * experts * nr..];
-                        let (coefs, fused) = (coefs(image), &mut fused[..(k1 - k0) * nr]);
+                        let fused = &mut fused[..(k1 - k0) * nr];
                         isa.run(FuseRows { packed, first: k0, coefs, experts, fused: &mut *fused });
                         (k1, fused.as_ptr())
                     };
-                    self.class_rows(isa, class, dy, fuse, rows, block, (dx, adds), rest);
+                    self.class_rows(isa, class, dy, fuse, rows, block, dx, rest);
                     tap0 += class.taps.len();
                 }
             }
@@ -315,7 +378,7 @@ impl Dense<'_> {
         class: &Class,
         dy: &[f32],
         mut panel: impl FnMut([usize; 2]) -> (usize, *const f32),
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         block: Block,
         (dx, adds): (Raw, bool),
         scratch: &mut [f32],

@@ -15,6 +15,7 @@ mod grouped;
 mod maps;
 mod mix;
 mod norm;
+mod pieces;
 mod pointwise;
 mod pool;
 mod team;
