@@ -19,6 +19,13 @@ use crate::isa::Isa;
 /// 1 MiB.
 const CHUNK_BYTES: usize = 1 << 18;
 
+/// Rows of a static layer up to which each panel is packed by the part that multiplies it: fully connected layers, whose
+/// weights would else go to memory and back.
+pub(super) const FEW_ROWS: usize = 112;
+
+/// Panels that are parts enough for the threads.
+const FEW_PANELS: usize = 4;
+
 /// Rows of the sums of a part that wait for their places: 256 KiB.
 const SCATTERED_ROWS: usize = 2048;
 
@@ -148,6 +155,16 @@ impl Dense<'_> {
         let (isa, k, n) = (team.isa, self.k(), self.c_out);
         let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
         let panels = n.div_ceil(nr);
+        if rows <= FEW_ROWS && panels >= FEW_PANELS {
+            let out = Raw::of(out);
+            team.run(panels, k * nr, |p, packed| {
+                let block = Block::new(p, nr, n);
+                self.pack(isa, block, [0, self.c_in], packed);
+                let sink = sink(out.at(block.c0), n, block, bias.map(|b| &b[block.c0..]), false);
+                isa.run(product(rows, self.source(x, 0), [0, k], packed.as_ptr(), sink));
+            });
+            return;
+        }
         let mut packed = team.take_shared(panels * k * nr);
         team.chunks(&mut packed[..panels * k * nr], k * nr, |p, packed| {
             self.pack(isa, Block::new(p, nr, n), [0, self.c_in], packed);
@@ -217,6 +234,9 @@ impl Dense<'_> {
         let (isa, n, images) = (team.isa, self.c_in, self.window.images);
         let (nr, k) = (isa.nr(), self.c_out * self.window.taps());
         let panels = n.div_ceil(nr);
+        if self.window.table.is_empty() && images * self.window.inputs() <= FEW_ROWS {
+            return self.few_rows_input(team, dy, dx, adds);
+        }
         let mut packed = team.take_shared(panels * k * nr);
         team.chunks(&mut packed[..panels * k * nr], k * nr, |p, packed| {
             self.pack_transposed(isa, Block::new(p, nr, n), [0, self.c_out], packed);
@@ -237,6 +257,28 @@ impl Dense<'_> {
             tap0 += class.taps.len();
         }
         team.put_back(packed);
+    }
+
+    /// [`Self::backward_input`] of few rows that meet one element of the kernel: weights are packed in pieces that stay in
+    /// cache, two panels side by side, just before use.
+    fn few_rows_input(&self, team: &mut Team, dy: &[f32], dx: &mut [f32], adds: bool) {
+        let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.inputs());
+        let nr = isa.nr();
+        let panels = n.div_ceil(nr);
+        let dx = Raw::of(dx);
+        team.run(panels.div_ceil(2), 2 * FUSE_ROWS * nr, |pair, packed| {
+            for k0 in (0..self.c_out).step_by(FUSE_ROWS) {
+                let len = FUSE_ROWS.min(self.c_out - k0);
+                let blocks = (2 * pair..panels.min(2 * pair + 2)).map(|p| Block::new(p, nr, n));
+                for (block, packed) in blocks.zip(packed.chunks_exact_mut(FUSE_ROWS * nr)) {
+                    self.pack_transposed(isa, block, [k0, len], packed);
+                    let sink = sink(dx.at(block.c0), n, block, None, adds || k0 > 0);
+                    let (source, panel) =
+                        (self.class_source(&self.window.classes[0], dy, 0), packed.as_ptr());
+                    isa.run(product(rows, source, [k0, k0 + len], panel, sink));
+                }
+            }
+        });
     }
 
     /// [`Self::backward_input`] with a kernel for each image.
@@ -443,7 +485,8 @@ fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>, adds: bool
 }
 
 fn product(rows: usize, source: Source, k: [usize; 2], panel: *const f32, sink: Sink) -> PanelProduct {
-    PanelProduct { rows, source, k, panel, sink, ahead: Ahead::NONE }
+    // The panel stands for memory to be read ahead: an address that does not exist is looked up in the page tables each time.
+    PanelProduct { rows, source, k, panel, sink, ahead: Ahead::new([panel.cast(); 2]) }
 }
 
 /// Rows of a part of a static layer whose rows are gathered from pixels of `channels` values.

@@ -4,10 +4,12 @@
 //! gaps, then every tile of (input channels) x (panel) runs over the pixels. A dynamic layer's tile runs over all
 //! images while its experts and their gradients are in the first cache.
 
-use crate::backward::dense::{Block, Dense, places};
+use std::ops::Range;
+
+use crate::backward::dense::{Block, Dense, FEW_ROWS, places};
 use crate::backward::team::{Raw, Team};
 use crate::backward::transpose::Transpose;
-use crate::backward::weight_tile::{DynamicTile, Operands, Pair, StaticTile, dynamic_rows};
+use crate::backward::weight_tile::{DynamicTile, MAX_ROWS, Operands, Pair, StaticTile, dynamic_rows};
 use crate::geometry::ZERO;
 use crate::isa::Isa;
 
@@ -16,6 +18,9 @@ const CHUNK: usize = 512;
 
 /// The same where tiles go through whole images: 4096 rows of a panel are half of a cache of 1 MiB.
 const CHUNK_OF_IMAGES: usize = 4096;
+
+/// Parts along the output channels where there are few rows.
+const PARTS_OF_FEW: usize = 8;
 
 /// Input channels in tiles of nearly equal height.
 #[derive(Clone, Copy)]
@@ -36,6 +41,14 @@ impl Tiles {
     }
 }
 
+/// Copies columns of rows of `ld` values into rows of `nr`.
+fn copy_columns(from: &[f32], ld: usize, rows: Range<usize>, block: Block, nr: usize, out: &mut [f32]) {
+    for (row, out) in rows.zip(out.chunks_exact_mut(nr)) {
+        out[..block.cols].copy_from_slice(&from[row * ld + block.c0..][..block.cols]);
+        out[block.cols..].fill(0.0);
+    }
+}
+
 impl Dense<'_> {
     /// Rows of the largest tile.
     fn mr(isa: Isa) -> usize {
@@ -47,16 +60,12 @@ impl Dense<'_> {
     }
 
     /// Copies columns of rows `rows` of the output's gradient into rows of `nr`.
-    fn copy_panel(&self, dy: &[f32], rows: std::ops::Range<usize>, block: Block, nr: usize, out: &mut [f32]) {
-        for (row, out) in rows.zip(out.chunks_exact_mut(nr)) {
-            let from = &dy[row * self.c_out + block.c0..][..block.cols];
-            out[..block.cols].copy_from_slice(from);
-            out[block.cols..].fill(0.0);
-        }
+    fn copy_panel(&self, dy: &[f32], rows: Range<usize>, block: Block, nr: usize, out: &mut [f32]) {
+        copy_columns(dy, self.c_out, rows, block, nr, out);
     }
 
     /// The pairs of `rows` with one element of the kernel; rows of the gradient count from `first` on.
-    fn pairs(&self, rows: std::ops::Range<usize>, first: usize, tap: usize, pairs: &mut Vec<Pair>) {
+    fn pairs(&self, rows: Range<usize>, first: usize, tap: usize, pairs: &mut Vec<Pair>) {
         let (table, taps) = (&self.window.table, self.window.taps());
         for row in rows {
             let pixel = if table.is_empty() { row as u32 } else { table[row * taps + tap] };
@@ -80,6 +89,9 @@ impl Dense<'_> {
         assert_eq!((self.experts, dw.len()), (1, self.weights.len()), "gradient of the weights");
         let (isa, k, taps, n) = (team.isa, self.k(), self.window.taps(), self.c_out);
         let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
+        if self.window.table.is_empty() && rows <= FEW_ROWS {
+            return self.few_rows_weights(team, x, dy, dw);
+        }
         let tiles = Tiles::new(self.c_in, Self::mr(isa));
         let panels = n.div_ceil(nr);
         let splits = Self::splits(panels, tiles.count);
@@ -112,6 +124,46 @@ impl Dense<'_> {
             for [c, rows] in tiles {
                 let (from, cols) = (&sums[c * taps * nr..], rows * taps);
                 self.unpack(isa, from, cols, dw, block.c0 * k + c * taps, block.cols);
+            }
+        });
+    }
+
+    /// [`Self::backward_weights`] of few rows that meet one element of the kernel: with the input channels as lanes the
+    /// sums lie as the weights do.
+    fn few_rows_weights(&self, team: &mut Team, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.outputs());
+        let nr = isa.nr();
+        let tiles = Tiles::new(self.c_out, Self::mr(isa));
+        let parts = tiles.count.min(PARTS_OF_FEW);
+        let pairs: Vec<Pair> = (0..rows as u32).map(|row| [row; 2]).collect();
+        let dw = Raw::of(dw);
+        let panels = n.div_ceil(nr);
+        team.run(parts, panels * rows * nr + MAX_ROWS * nr, |part, scratch| {
+            let (sums, panel) = scratch.split_at_mut(MAX_ROWS * nr);
+            for (p, panel) in panel.chunks_exact_mut(rows * nr).take(panels).enumerate() {
+                copy_columns(x, n, 0..rows, Block::new(p, nr, n), nr, panel);
+            }
+            for [c, count] in
+                (part * tiles.count / parts..(part + 1) * tiles.count / parts).map(|i| tiles.at(i))
+            {
+                for (p, panel) in panel.chunks_exact(rows * nr).take(panels).enumerate() {
+                    let block = Block::new(p, nr, n);
+                    sums.fill(0.0);
+                    let operands = Operands {
+                        x: dy[c..].as_ptr(),
+                        x_ld: self.c_out,
+                        dy: panel.as_ptr(),
+                        pairs: &pairs,
+                        cols: block.cols,
+                        rows: count,
+                    };
+                    isa.run(StaticTile { operands, sums: sums.as_mut_ptr(), step: nr });
+                    for (i, sums) in sums.chunks_exact(nr).take(count).enumerate() {
+                        // SAFETY: this part alone has the output channels of its tiles.
+                        let dw = unsafe { dw.slice((c + i) * n + block.c0, block.cols) };
+                        dw.copy_from_slice(&sums[..block.cols]);
+                    }
+                }
             }
         });
     }

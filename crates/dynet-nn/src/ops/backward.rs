@@ -299,9 +299,12 @@ impl Context<'_> {
             .coefs
             .entry(node)
             .or_insert_with(|| heads.iter().map(|head| self.arena.zeros(n * head.len())).collect());
-        let step = if heads[head].channels == c_out { 1 } else { c_out };
-        for (sum, d) in own[head].iter_mut().zip(d.chunks_exact(step)) {
-            *sum += d.iter().sum::<f32>();
+        if heads[head].channels == c_out {
+            own[head].iter_mut().zip(d.iter()).for_each(|(sum, d)| *sum += d);
+        } else {
+            for (sum, d) in own[head].iter_mut().zip(d.chunks_exact(c_out)) {
+                *sum += d.iter().sum::<f32>();
+            }
         }
         self.arena.give(d);
     }

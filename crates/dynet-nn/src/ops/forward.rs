@@ -10,6 +10,10 @@ use dynet_net::{CoefActivation, Conv2d, Head, Predictor};
 use crate::ops::arena::{Arena, Map};
 use crate::ops::graph::{Action, Graph, Step, point};
 
+/// Pixels of an image's map up to which experts are mixed: then K products of these few pixels cost less than fusing K
+/// kernels, and rows of all images share a tile.
+const MIX_PIXELS: usize = 9;
+
 /// What comes with a step from outside: its dropout, already scaled, and the temperature of its softmax.
 #[derive(Debug, Default)]
 pub(super) struct Chance {
@@ -69,19 +73,11 @@ pub(super) enum Way {
     Fuse,
 }
 
-/// Whether a layer of `experts` kernels is mixed, for maps of so few pixels that K products cost less than fusing.
-///
-/// For each weight, pixel and image mixing multiplies 3 K times forward and backward. Fusing does so 3 times, and for each
-/// weight and image 4 K times more: forward, for the gradient of the input, of the weights and of the coefficients.
-fn mixes(experts: usize, pixels: usize) -> bool {
-    3 * (experts - 1) * pixels <= 4 * experts && experts > 1
-}
-
 pub(super) fn way(conv: &Conv2d, window: &Window) -> Way {
     match conv.dynamic {
         _ if conv.groups > 1 => Way::Grouped,
         None => Way::Static,
-        Some(dynamic) if mixes(dynamic.experts, window.outputs()) => Way::Mix,
+        Some(_) if window.outputs() <= MIX_PIXELS => Way::Mix,
         Some(_) => Way::Fuse,
     }
 }

@@ -26,6 +26,8 @@ struct Record {
     forward_ms: f64,
     backward_ms: f64,
     optimizer_ms: f64,
+    /// Weights of all kinds.
+    parameters: u64,
     /// Greatest resident memory of the process; `None` where the system does not tell.
     peak_memory_bytes: Option<u64>,
 }
@@ -51,6 +53,7 @@ pub(crate) fn run(net: &Net, batch: usize, threads: usize, device: DeviceName, j
         forward_ms,
         backward_ms,
         optimizer_ms,
+        parameters: dynet_net::cost(net).params,
         peak_memory_bytes: peak_memory_bytes(),
     };
     print(&describe(&record))?;
