@@ -23,9 +23,6 @@ const CHUNK_BYTES: usize = 1 << 18;
 /// weights would else go to memory and back.
 pub(super) const FEW_ROWS: usize = 112;
 
-/// Panels that are parts enough for the threads.
-const FEW_PANELS: usize = 4;
-
 /// Rows of the sums of a part that wait for their places: 256 KiB.
 const SCATTERED_ROWS: usize = 2048;
 
@@ -155,7 +152,7 @@ impl Dense<'_> {
         let (isa, k, n) = (team.isa, self.k(), self.c_out);
         let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
         let panels = n.div_ceil(nr);
-        if rows <= FEW_ROWS && panels >= FEW_PANELS {
+        if rows <= FEW_ROWS && panels >= 4 {
             let out = Raw::of(out);
             team.run(panels, k * nr, |p, packed| {
                 let block = Block::new(p, nr, n);

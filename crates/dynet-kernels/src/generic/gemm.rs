@@ -132,9 +132,6 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Nothing.
-    pub(crate) const NONE: Self = Self::new([std::ptr::null(); 2]);
-
     /// One piece of memory, from and to.
     pub(crate) const fn new([next, end]: [*const u8; 2]) -> Self {
         Self { next, end, later: None }
