@@ -91,8 +91,7 @@ impl Sink {
         self
     }
 
-    /// Asks for the lines of a tile that are read and written when its sums are made: maps of early layers come from the
-    /// last-level cache.
+    /// Asks for the lines of a tile that are read and written when its sums are made.
     #[inline(always)]
     fn expect<V: Vector, const MR: usize, const NB: usize>(&self, v: V) {
         for i in 0..MR {
@@ -121,6 +120,10 @@ impl Sink {
         self
     }
 }
+
+/// Outputs from this size on are asked for before they are written: they come from the last-level cache. Half of a
+/// second-level cache of 1 MiB.
+pub(crate) const FAR_BYTES: usize = 512 << 10;
 
 /// Memory that is read next: the product asks for it while it multiplies. It is never read through these pointers.
 #[derive(Clone, Copy)]
@@ -205,12 +208,13 @@ impl PanelProduct {
         // SAFETY: row `row` exists.
         let (source, sink) = unsafe { (self.source.skip(row), self.sink.skip(row)) };
         let (k, panel) = (self.k, self.panel);
+        let far = self.rows * sink.ld * size_of::<f32>() >= FAR_BYTES;
         macro_rules! call {
             ($($mr:literal)*) => {
                 match (mr, sink.cols > V::LANES) {
                     $(
-                        ($mr, true) => v.call_apart(TileJob::<$mr, 2> { tiles, source, k, panel, sink, ahead }),
-                        ($mr, false) => v.call_apart(TileJob::<$mr, 1> { tiles, source, k, panel, sink, ahead }),
+                        ($mr, true) => v.call_apart(TileJob::<$mr, 2> { tiles, source, k, panel, sink, ahead, far }),
+                        ($mr, false) => v.call_apart(TileJob::<$mr, 1> { tiles, source, k, panel, sink, ahead, far }),
                     )*
                     _ => ahead,
                 }
@@ -239,6 +243,8 @@ struct TileJob<const MR: usize, const NB: usize> {
     panel: *const f32,
     sink: Sink,
     ahead: Ahead,
+    /// Whether what the tiles write has left the second-level cache.
+    far: bool,
 }
 
 impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
@@ -246,13 +252,15 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) -> Ahead {
-        let Self { tiles, mut source, k, panel, mut sink, mut ahead } = self;
+        let Self { tiles, mut source, k, panel, mut sink, mut ahead, far } = self;
         if MR > V::MR {
             return ahead;
         }
         for _ in 0..tiles {
             let step = ahead.step();
-            sink.expect::<V, MR, NB>(v);
+            if far {
+                sink.expect::<V, MR, NB>(v);
+            }
             // SAFETY: `PanelProduct::tiles` makes only tiles whose rows exist.
             unsafe {
                 let acc = multiply::<V, MR, NB>(v, (&source, k), &sink, panel, (ahead.next, step));

@@ -23,6 +23,7 @@
 //! Groups of six take 1.3 to 2.1 times: each fetch is two loads and a permutation, which needs a multiplier's port.
 
 use crate::activation::Activation;
+use crate::generic::gemm::FAR_BYTES;
 use crate::geometry::Geometry;
 use crate::vector::{Job, Vector};
 
@@ -240,7 +241,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
         let p = self.panel;
         let g = *p.geometry;
         let width = g.output()[1];
-        let far = Far::of(&p, &g);
+        let far = g.pixels() * p.out_ld * size_of::<f32>() >= FAR_BYTES;
         // SAFETY: `grouped` checked that the image, the panel, bias, residual and output reach as far as their sizes
         // say; the output is this thread's.
         unsafe {
@@ -252,13 +253,17 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                 let mut y = p.rows[0];
                 // Two rows at once where the registers allow: each input then serves up to 2 K multiplications.
                 while K == 3 && S == 1 && V::MR > 8 && y + 2 <= p.rows[1] {
-                    far.expect::<V, K, S, TX, 2>(v, (&p, &g), c, [y, x]);
+                    if far {
+                        expect::<V, TX, 2>(v, (&p, &g), c, [y, x]);
+                    }
                     let acc = slide::<V, F, K, S, TX, 2>(v, fetch, (&p, &g), w, [y, x], bias);
                     sum = v.add(sum, finish(v, &p, acc, ((y - p.rows[0]) * width + x, width), (c, lanes)));
                     y += 2;
                 }
                 while y < p.rows[1] {
-                    far.expect::<V, K, S, TX, 1>(v, (&p, &g), c, [y, x]);
+                    if far {
+                        expect::<V, TX, 1>(v, (&p, &g), c, [y, x]);
+                    }
                     let acc = if K > 0 {
                         slide::<V, F, K, S, TX, 1>(v, fetch, (&p, &g), w, [y, x], bias)
                     } else {
@@ -276,51 +281,17 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
     }
 }
 
-/// A map from this size on is read ahead, and its lines are asked for before they are written: it comes from the
-/// last-level cache. Half of a second-level cache of 1 MiB.
-const FAR_BYTES: usize = 512 << 10;
-
-/// Which maps of a convolution are large.
-#[derive(Clone, Copy)]
-struct Far {
-    input: bool,
-    output: bool,
-}
-
-impl Far {
-    #[inline(always)]
-    fn of(p: &GroupedPanel<'_>, g: &Geometry) -> Self {
-        let bytes = |pixels: usize, ld: usize| pixels * ld * size_of::<f32>();
-        Self {
-            input: bytes(g.input[0] * g.input[1], p.x_ld) >= FAR_BYTES,
-            output: bytes(g.pixels(), p.out_ld) >= FAR_BYTES,
-        }
-    }
-
-    /// Asks for what the tile at output pixel `(y, x)` writes, and for what the one below it reads in addition.
-    #[inline(always)]
-    fn expect<V: Vector, const K: usize, const S: usize, const TX: usize, const TY: usize>(
-        self,
-        v: V,
-        (p, g): (&GroupedPanel<'_>, &Geometry),
-        c: usize,
-        [y, x]: [usize; 2],
-    ) {
-        if self.output {
-            for i in 0..TX * TY {
-                let pixel = (y - p.rows[0] + i / TX) * g.output()[1] + x + i % TX;
-                v.prefetch_to_write(p.out.wrapping_add(pixel * p.out_ld + c));
-            }
-        }
-        if self.input && K > 0 && p.group == [1, 1] {
-            for r in 0..S * TY {
-                let pixel = g.at(0, y, K + r) * g.input[1] as isize + g.at(1, x, 0);
-                let first = p.x.wrapping_offset(pixel * p.x_ld as isize).wrapping_add(p.channel0 + c);
-                for i in 0..(TX - 1) * S + K {
-                    v.prefetch(first.wrapping_add(i * p.x_ld).cast());
-                }
-            }
-        }
+/// Asks for the lines that the tile at output pixel `(y, x)` writes.
+#[inline(always)]
+fn expect<V: Vector, const TX: usize, const TY: usize>(
+    v: V,
+    (p, g): (&GroupedPanel<'_>, &Geometry),
+    c: usize,
+    [y, x]: [usize; 2],
+) {
+    for i in 0..TX * TY {
+        let pixel = (y - p.rows[0] + i / TX) * g.output()[1] + x + i % TX;
+        v.prefetch_to_write(p.out.wrapping_add(pixel * p.out_ld + c));
     }
 }
 
