@@ -107,6 +107,9 @@ def tables(net, found):
 def chart(title, x_name, y_name, curves, x_ticks, low, high):
     """Lines with bars from the least to the greatest seed."""
     left, top, width, height = 60, 40, 660, 230
+    # Five lines at round values, the highest one at or above the curves.
+    step = next(s * 10**e for e in range(-4, 3) for s in (1, 2, 2.5, 5) if 4 * s * 10**e >= high - low)
+    high = low + 4 * step
     x0, x1 = x_ticks[0], x_ticks[-1]
     at = lambda x, y: (left + width * (x - x0) / max(x1 - x0, 1e-9), top + height * (1 - (y - low) / max(high - low, 1e-9)))
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 740 320" font-family="sans-serif" font-size="12">',
@@ -147,7 +150,7 @@ def figures(net, totals, stage, folder):
             by.pop(None, None)
             curves[kind] = sorted(by.items())
         high = max(max(v) for c in curves.values() for _, v in c)
-        svg = chart(f"{net}: {title}", "layer, in the order in which they run", title, curves, ticks, 0, 1.05 * high)
+        svg = chart(f"{net}: {title}", "layer, in the order in which they run", title, curves, ticks, 0, high)
         (folder / f"{net}-{file}.svg").write_text(svg)
     half, curves = len(stage) // 2, {}
     for kind, part in zip(KINDS, (stage[:half], stage[half:])):
@@ -159,7 +162,7 @@ def figures(net, totals, stage, folder):
         curves[kind] = [(-1 + (2 * i + 1) / bins, [row[i] for row in rows]) for i in range(bins)]
     high = max(max(v) for c in curves.values() for _, v in c)
     ticks = [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1]
-    svg = chart(f"{net}: r in the second-last stage", "r of two feature maps", "pairs (%)", curves, ticks, 0, 1.05 * high)
+    svg = chart(f"{net}: r in the second-last stage", "r of two feature maps", "pairs (%)", curves, ticks, 0, high)
     (folder / f"{net}-histogram.svg").write_text(svg)
 
 
