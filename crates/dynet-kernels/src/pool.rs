@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
@@ -22,9 +22,7 @@ const SPINS: usize = 4096;
 struct Work {
     data: *const (),
     call: unsafe fn(*const (), usize, usize),
-    parts: usize,
-    /// Whether thread `t` looks at part `t` first.
-    pinned: bool,
+    threads: usize,
 }
 
 /// `gate` holds the number of the run in its upper bits, whether threads may still enter, and how many are inside.
@@ -32,12 +30,15 @@ const OPEN: u64 = 1 << 8;
 const INSIDE: u64 = OPEN - 1;
 const RUN: u64 = OPEN << 1;
 
+/// A share with a cache line of its own: a thread that takes from it does not take the line from another one.
+#[repr(align(64))]
+struct Share(AtomicU64);
+
 struct State {
     gate: AtomicU64,
     work: UnsafeCell<Option<Work>>,
-    next: AtomicUsize,
-    /// Parts that are taken, in pinned runs.
-    taken: AtomicU64,
+    /// Parts that are left of each thread's share: the first one, and in the upper half the one behind the last.
+    left: [Share; MAX_THREADS],
     asleep: [AtomicBool; MAX_THREADS],
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -65,8 +66,7 @@ impl Pool {
         let state = Arc::new(State {
             gate: AtomicU64::new(0),
             work: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
-            taken: AtomicU64::new(0),
+            left: [const { Share(AtomicU64::new(0)) }; MAX_THREADS],
             asleep: [const { AtomicBool::new(false) }; MAX_THREADS],
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -87,27 +87,18 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(part, thread)` once for each part below `parts`, each part on the next free thread.
+    /// Calls `job(part, thread)` once for each part below `parts`. Each thread has a share of consecutive parts, the
+    /// same in every run of as many parts, and takes them in order: what it wrote in one run lies in its own core's
+    /// cache in the next. A thread that has done its share helps others, from the end of what they have left.
     ///
     /// # Panics
-    /// With the panic of a job, after all threads have left it.
+    /// With the panic of a job, after all threads have left it. Above `u32::MAX` parts.
     pub fn run<F: Fn(usize, usize) + Sync>(&mut self, parts: usize, job: F) {
-        self.start(parts, false, &job);
-    }
-
-    /// Calls `job(part, thread)` once for each thread's part, `part == thread` wherever that thread shows up
-    /// before another one has nothing left to do.
-    ///
-    /// # Panics
-    /// With the panic of a job, after all threads have left it.
-    pub fn run_pinned<F: Fn(usize, usize) + Sync>(&mut self, job: F) {
-        self.start(self.threads(), true, &job);
-    }
-
-    fn start<F: Fn(usize, usize) + Sync>(&mut self, parts: usize, pinned: bool, job: &F) {
+        let job = &job;
         if self.workers.is_empty() || parts <= 1 {
             return (0..parts).for_each(|part| job(part, 0));
         }
+        assert!(u32::try_from(parts).is_ok(), "{parts} parts");
         /// # Safety
         /// `data` must be a `*const F` that lives.
         unsafe fn call<F: Fn(usize, usize)>(data: *const (), part: usize, thread: usize) {
@@ -115,9 +106,12 @@ impl Pool {
             unsafe { (*data.cast::<F>())(part, thread) }
         }
         let state = &*self.state;
-        state.next.store(0, Ordering::Relaxed);
-        state.taken.store(0, Ordering::Relaxed);
-        let work = Work { data: std::ptr::from_ref(job).cast(), call: call::<F>, parts, pinned };
+        let threads = self.threads();
+        for (thread, left) in state.left.iter().take(threads).enumerate() {
+            let [first, end] = [thread, thread + 1].map(|t| (t * parts / threads) as u64);
+            left.0.store(end << 32 | first, Ordering::Relaxed);
+        }
+        let work = Work { data: std::ptr::from_ref(job).cast(), call: call::<F>, threads };
         // SAFETY: the gate is closed and nobody inside, since `finish` below waited for that in the last run.
         unsafe { *state.work.get() = Some(work) };
         // Opens the gate. SeqCst together with the flag of a worker that goes to sleep: one of both sees the other.
@@ -208,23 +202,34 @@ impl State {
             }
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-            self.next.store(work.parts, Ordering::Relaxed);
-            self.taken.store(!0, Ordering::Relaxed);
+            self.left.iter().take(work.threads).for_each(|left| left.0.store(0, Ordering::Relaxed));
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
         }
     }
 
+    /// The first part that is left of the thread's own share, else the last one of another's.
     fn next_part(&self, work: Work, thread: usize) -> Option<usize> {
-        if !work.pinned {
-            let part = self.next.fetch_add(1, Ordering::Relaxed);
-            return (part < work.parts).then_some(part);
+        let split = |left: u64| (left as u32, (left >> 32) as u32);
+        let join = |first: u32, end: u32| u64::from(end) << 32 | u64::from(first);
+        // Relaxed: the shares are set before the gate opens, and hold nothing but themselves.
+        let take = |share: usize, next: fn(u32, u32) -> (u32, u32)| {
+            let taken = self.left[share].0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                let (first, end) = split(left);
+                (first < end).then(|| {
+                    let (first, end) = next(first, end);
+                    join(first, end)
+                })
+            });
+            taken.ok().map(split)
+        };
+        if let Some((first, _)) = take(thread, |first, end| (first + 1, end)) {
+            return Some(first as usize);
         }
-        let order = std::iter::once(thread).chain(0..work.parts);
-        order.into_iter().find(|&part| {
-            let bit = 1 << part;
-            self.taken.load(Ordering::Relaxed) & bit == 0
-                && self.taken.fetch_or(bit, Ordering::Relaxed) & bit == 0
-        })
+        let others = (1..work.threads).map(|i| (thread + i) % work.threads);
+        others
+            .into_iter()
+            .find_map(|share| take(share, |first, end| (first, end - 1)))
+            .map(|(_, end)| end as usize - 1)
     }
 }
 
@@ -247,6 +252,8 @@ impl std::fmt::Debug for Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]
@@ -264,16 +271,34 @@ mod tests {
                     counts.iter().all(|c| c.load(Ordering::Relaxed) == 1),
                     "{threads} threads, {parts} parts"
                 );
-                let pinned: Vec<_> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-                pool.run_pinned(|part, _| {
-                    pinned[part].fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(pinned.iter().all(|c| c.load(Ordering::Relaxed) == 1), "pinned, {threads} threads");
                 if round % 100 == 50 {
                     // Long enough for the workers to park.
                     std::thread::sleep(std::time::Duration::from_millis(2));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn each_thread_begins_with_its_own_share_and_in_order() {
+        let mut pool = Pool::new(2).unwrap();
+        let order = Mutex::new(Vec::new());
+        // Each thread waits until the other one has come, so that both are at it.
+        let came = [const { AtomicBool::new(false) }; 2];
+        pool.run(8, |part, thread| {
+            order.lock().unwrap().push((thread, part));
+            came[thread].store(true, Ordering::SeqCst);
+            while !came[1 - thread].load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        });
+        let order = order.into_inner().unwrap();
+        for thread in 0..2 {
+            let own: Vec<_> = order.iter().filter(|(t, _)| *t == thread).map(|(_, part)| *part).collect();
+            let share = own.iter().take_while(|part| *part / 4 == thread).count();
+            assert_eq!(own[0], thread * 4, "{order:?}");
+            assert!(own[..share].windows(2).all(|w| w[0] < w[1]), "{order:?}");
+            assert!(own[share..].windows(2).all(|w| w[0] > w[1]), "{order:?}");
         }
     }
 
