@@ -19,6 +19,9 @@ const CHUNK: usize = 512;
 /// The same where tiles go through whole images: 4096 rows of a panel are half of a cache of 1 MiB.
 const CHUNK_OF_IMAGES: usize = 4096;
 
+/// Fewest parts of a layer that is large enough: two for each of two threads.
+const PARTS: usize = 4;
+
 /// Parts along the output channels where there are few rows.
 const PARTS_OF_FEW: usize = 8;
 
@@ -46,6 +49,18 @@ fn copy_columns(from: &[f32], ld: usize, rows: Range<usize>, block: Block, nr: u
     for (row, out) in rows.zip(out.chunks_exact_mut(nr)) {
         out[..block.cols].copy_from_slice(&from[row * ld + block.c0..][..block.cols]);
         out[block.cols..].fill(0.0);
+    }
+}
+
+/// Where a run of rows writes its sums: the first one into the result, others behind one another.
+fn of_run([first, others]: [Raw; 2], run: usize, len: usize) -> Raw {
+    if run == 0 { first } else { others.offset((run - 1) * len) }
+}
+
+/// Adds parts of the size of the sum, in order.
+fn add_parts(sum: &mut [f32], parts: &[f32]) {
+    for part in parts.chunks_exact(sum.len()) {
+        sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
 }
 
@@ -77,7 +92,13 @@ impl Dense<'_> {
 
     /// Parts along the input channels: enough parts for the threads where there are few panels.
     fn splits(panels: usize, tiles: usize) -> usize {
-        4usize.div_ceil(panels).min(tiles)
+        PARTS.div_ceil(panels).min(tiles)
+    }
+
+    /// Runs of rows, whose sums are added up in order, where there are too few parts even so: `rows` in pieces of at
+    /// least `least`.
+    fn runs(parts: usize, rows: usize, least: usize) -> usize {
+        PARTS.div_ceil(parts).min(rows / least).max(1)
     }
 
     /// The gradient of the weights of a static layer.
@@ -95,17 +116,22 @@ impl Dense<'_> {
         let tiles = Tiles::new(self.c_in, Self::mr(isa));
         let panels = n.div_ceil(nr);
         let splits = Self::splits(panels, tiles.count);
-        let dw = Raw::of(dw);
-        team.run(panels * splits, CHUNK * nr + k * nr, |part, scratch| {
+        let runs = Self::runs(panels * splits, rows, CHUNK);
+        let mut partial = team.take_shared((runs - 1) * dw.len());
+        let outs = [&mut *dw, &mut partial].map(Raw::of);
+        team.run(panels * splits * runs, CHUNK * nr + k * nr, |part, scratch| {
+            let (part, run) = (part / runs, part % runs);
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
+            let (first_row, end) = (run * rows / runs, (run + 1) * rows / runs);
+            let dw = of_run(outs, run, self.weights.len());
             let tiles =
                 (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
             let (panel, sums) = scratch.split_at_mut(CHUNK * nr);
             let sums = &mut sums[..k * nr];
             sums.fill(0.0);
             let mut pairs = vec![Vec::with_capacity(CHUNK); taps];
-            for first in (0..rows).step_by(CHUNK) {
-                let rows = first..rows.min(first + CHUNK);
+            for first in (first_row..end).step_by(CHUNK) {
+                let rows = first..end.min(first + CHUNK);
                 self.copy_panel(dy, rows.clone(), block, nr, panel);
                 for (tap, pairs) in pairs.iter_mut().enumerate() {
                     pairs.clear();
@@ -126,6 +152,8 @@ impl Dense<'_> {
                 self.unpack(isa, from, cols, dw, block.c0 * k + c * taps, block.cols);
             }
         });
+        add_parts(dw, &partial[..(runs - 1) * dw.len()]);
+        team.put_back(partial);
     }
 
     /// [`Self::backward_weights`] of few rows that meet one element of the kernel: with the input channels as lanes the
@@ -203,22 +231,30 @@ impl Dense<'_> {
         let tiles = Tiles::new(self.c_in, most);
         let panels = n.div_ceil(nr);
         let splits = Self::splits(panels, tiles.count);
-        // The gradient of the coefficients of each split, to be added up in order.
-        let mut partial = team.take_shared(splits * of_images);
-        partial[..splits * of_images].fill(0.0);
-        let (dw, shared) = (Raw::of(dw), Raw::of(&mut partial));
+        let runs = Self::runs(panels * splits, images * rows, CHUNK.max(rows));
+        // The gradient of the coefficients of each split, then that of the weights of each run of images, to be added up
+        // in order.
+        let (of_splits, of_runs) = (splits * of_images, (runs - 1) * dw.len());
+        let mut partial = team.take_shared(of_splits + of_runs);
+        partial[..of_splits].fill(0.0);
+        let (shared, partial_weights) = partial.split_at_mut(of_splits);
+        let (outs, shared) = ([&mut *dw, partial_weights].map(Raw::of), Raw::of(shared));
         // Images whose panel fills half of a cache of 1 MiB, at least one.
-        let group = (CHUNK_OF_IMAGES / rows).clamp(1, images);
-        let places = if group == images { most.min(self.c_in) } else { self.c_in } * taps * experts * nr;
-        team.run(panels * splits, group * rows * nr + 2 * places, |part, scratch| {
+        let group = (CHUNK_OF_IMAGES / rows).clamp(1, images.div_ceil(runs));
+        let alone = group * runs >= images;
+        let places = if alone { most.min(self.c_in) } else { self.c_in } * taps * experts * nr;
+        team.run(panels * splits * runs, group * rows * nr + 2 * places, |part, scratch| {
+            let (part, run) = (part / runs, part % runs);
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
+            let (first_image, last) = (run * images / runs, (run + 1) * images / runs);
+            let dw = of_run(outs, run, self.weights.len());
             let tiles =
                 (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
             let (panel, scratch) = scratch.split_at_mut(group * rows * nr);
             let (weights, d_weights) = scratch.split_at_mut(places);
             let mut pairs = vec![(Vec::with_capacity(group * rows), Vec::with_capacity(group)); taps];
-            for first in (0..images).step_by(group) {
-                let end = images.min(first + group);
+            for first in (first_image..last).step_by(group) {
+                let end = last.min(first + group);
                 self.copy_panel(dy, first * rows..end * rows, block, nr, panel);
                 for (tap, (pairs, ends)) in pairs.iter_mut().enumerate() {
                     pairs.clear();
@@ -229,10 +265,10 @@ impl Dense<'_> {
                     }
                 }
                 for [c, rows] in tiles.clone() {
-                    let start = if group == images { 0 } else { c * taps * experts * nr };
+                    let start = if alone { 0 } else { c * taps * experts * nr };
                     let len = rows * taps * experts * nr;
                     let (weights, d_weights) = (&mut weights[start..][..len], &mut d_weights[start..][..len]);
-                    if first == 0 {
+                    if first == first_image {
                         self.pack_tile(isa, block, [c, rows], weights);
                         d_weights.fill(0.0);
                     }
@@ -253,17 +289,15 @@ impl Dense<'_> {
                             d_weights: d_weights[at..].as_mut_ptr(),
                         });
                     }
-                    if end == images {
+                    if end == last {
                         self.unpack_tile(isa, block, [c, rows], d_weights, dw);
                     }
                 }
             }
         });
-        let parts = &partial[..splits * of_images];
-        d_coefs.copy_from_slice(&parts[..of_images]);
-        for part in parts.chunks_exact(of_images).skip(1) {
-            d_coefs.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
-        }
+        d_coefs.copy_from_slice(&partial[..of_images]);
+        add_parts(d_coefs, &partial[of_images..of_splits]);
+        add_parts(dw, &partial[of_splits..][..of_runs]);
         team.put_back(partial);
     }
 

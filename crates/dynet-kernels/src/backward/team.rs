@@ -105,6 +105,11 @@ impl Raw {
         self.0.wrapping_add(i)
     }
 
+    /// The slice from value `i` on.
+    pub(crate) fn offset(self, i: usize) -> Self {
+        Self(self.at(i))
+    }
+
     /// # Safety
     /// The values must exist and be the caller's alone for as long as the slice lives.
     pub(crate) unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
