@@ -139,7 +139,8 @@ def figures(net, totals, stage, folder):
     names = [x["name"] for x in totals["dynamic"][0]]
     place = {name: i + 1 for i, name in enumerate(names)}
     step = max(1, len(names) // 20)
-    ticks = [*range(1, len(names), step), len(names)]
+    # The last layer has a label, and no other one so near that they touch.
+    ticks = [*range(1, len(names) - step + 1, step), len(names)]
     for file, title, value in CURVES:
         curves = {}
         for kind in KINDS:
