@@ -117,7 +117,7 @@ fn gradients_are_adjoints() {
     let g = |input, k, stride| Geometry::same(input, k, stride);
     let odd = Geometry { input: [9, 8], kernel: [3, 2], stride: [2, 3], padding: [1, 2], dilation: [1, 3] };
     let mut cases = Vec::new();
-    for experts in [1, 2, 4] {
+    for experts in [1, 2, 3, 4, 5] {
         for (geometry, channels, groups) in [
             (g([1, 1], 1, 1), [37, 4], 1),
             (g([7, 5], 1, 1), [5, 33], 1),
@@ -129,6 +129,9 @@ fn gradients_are_adjoints() {
             (g([3, 3], 3, 1), [120, 34], 1),
             (g([2, 2], 3, 1), [130, 133], 1),
             (g([2, 2], 1, 1), [1050, 9], 1),
+            (g([1, 1], 3, 1), [50, 35], 1),
+            (g([2, 4], 1, 1), [33, 49], 1),
+            (g([4, 4], 3, 1), [19, 21], 1),
             (g([4, 4], 3, 2), [9, 130], 1),
             (g([47, 45], 3, 2), [2, 5], 1),
             (g([7, 7], 3, 1), [37, 37], 37),
@@ -143,6 +146,33 @@ fn gradients_are_adjoints() {
         for case in &cases {
             let one = case.check(isa, 1);
             assert!(one == case.check(isa, 2), "{isa}, {:?}: other bits with two threads", case.geometry);
+        }
+    }
+}
+
+#[test]
+fn many_images_are_the_images_of_two_batches() {
+    // 160 images of 16 pixels are gone through in more than one piece.
+    let geometry = Geometry::same([4, 4], 3, 1);
+    let ([c_in, c_out], experts, images) = ([18, 35], 4, 160);
+    let (x, dy) = (noise(images * 16 * c_in, 1), noise(images * 16 * c_out, 2));
+    let (weights, coefs) = (noise(experts * c_out * c_in * 9, 3), noise(images * experts * c_out, 4));
+    for isa in Isa::available() {
+        let mut team = Team::new(isa, 2).unwrap();
+        let mut gradients = |from: usize, to: usize| {
+            let window = Window::new(&geometry, to - from);
+            let d = Dense { window: &window, c_in, c_out, experts, weights: &weights };
+            let part = |all: &[f32]| all[all.len() / images * from..all.len() / images * to].to_vec();
+            let (coefs, x, dy) = (part(&coefs), part(&x), part(&dy));
+            let (mut dw, mut d_coefs) = (vec![f32::NAN; weights.len()], vec![f32::NAN; coefs.len()]);
+            d.backward_weights_fused(&mut team, &coefs, [&x, &dy], [&mut dw, &mut d_coefs]);
+            (dw, d_coefs)
+        };
+        let (dw, d_coefs) = gradients(0, images);
+        let (first, second) = (gradients(0, 70), gradients(70, images));
+        assert!(d_coefs == [first.1, second.1].concat(), "{isa}: coefficients see their image alone");
+        for (i, (sum, (a, b))) in dw.iter().zip(first.0.iter().zip(&second.0)).enumerate() {
+            same(f64::from(*sum), f64::from(a + b), (images * 16) as f64, &format!("{isa}: weight {i}"));
         }
     }
 }

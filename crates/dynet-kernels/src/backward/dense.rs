@@ -1,16 +1,12 @@
-//! The dense convolution of a batch and the gradient of its input, static or fused for each image.
+//! The dense convolution of a batch and the gradient of its input.
 //!
-//! Static layers see the batch as one image: rows of several images share a tile. Dynamic ones fuse a panel for one
-//! image after the other while its experts are in cache; forward the coefficients are the panel's columns, backward
-//! its rows.
+//! Static layers see the batch as one image: rows of several images share a tile. Dynamic ones: `dense_fused`.
 
 use std::ops::Range;
 
 use crate::activation::Activation;
-use crate::backward::fuse::{FuseColumns, FuseRows};
-use crate::backward::pieces::{FUSE_ROWS, Pieces};
 use crate::backward::team::{Raw, Team};
-use crate::backward::transpose::Transpose;
+use crate::backward::transpose::{Far, Transpose};
 use crate::backward::window::{Class, Window};
 use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source};
 use crate::isa::Isa;
@@ -22,9 +18,6 @@ const CHUNK_BYTES: usize = 1 << 18;
 /// Rows of a static layer up to which each panel is packed by the part that multiplies it: fully connected layers, whose
 /// weights would else go to memory and back.
 pub(super) const FEW_ROWS: usize = 112;
-
-/// Rows of the sums of a part that wait for their places: 256 KiB.
-const SCATTERED_ROWS: usize = 2048;
 
 /// A dense convolution of a batch; a fully connected layer is one whose images have one pixel.
 ///
@@ -72,13 +65,8 @@ impl Dense<'_> {
         assert_eq!(y, w.images * w.outputs() * c_out, "output of {c_out} channels");
     }
 
-    fn check_coefs(&self, coefs: &[f32]) {
-        let expected = self.window.images * self.experts * self.c_out;
-        assert_eq!(coefs.len(), expected, "coefficients of {} x {} channels", self.experts, self.c_out);
-    }
-
     /// Packs input channels `from..from + len` of a panel of output channels, `[tap][len][experts][nr]`.
-    fn pack(&self, isa: Isa, block: Block, [from, len]: [usize; 2], packed: &mut [f32]) {
+    pub(super) fn pack(&self, isa: Isa, block: Block, [from, len]: [usize; 2], packed: &mut [f32]) {
         let (k, taps, experts, nr) = (self.k(), self.window.taps(), self.experts, isa.nr());
         assert!(packed.len() >= len * taps * experts * nr, "a panel of {} rows", len * taps);
         if block.cols < nr {
@@ -93,17 +81,27 @@ impl Dense<'_> {
                 cols: len * taps,
                 dst: packed[e * nr..].as_mut_ptr(),
                 to: |q| places[q] * experts * nr,
+                far: Far::Source,
             });
         }
     }
 
     /// Packs output channels `from..from + len` of a panel of input channels, `[tap in the order of the
     /// classes][len][experts][nr]`.
-    fn pack_transposed(&self, isa: Isa, block: Block, [from, len]: [usize; 2], packed: &mut [f32]) {
+    pub(super) fn pack_transposed(
+        &self,
+        isa: Isa,
+        block: Block,
+        [from, len]: [usize; 2],
+        packed: &mut [f32],
+    ) {
         let (k, taps, experts, nr) = (self.k(), self.window.taps(), self.experts, isa.nr());
         assert!(packed.len() >= taps * len * experts * nr, "a panel of {} rows", taps * len);
         if block.cols < nr {
             packed[..taps * len * experts * nr].fill(0.0);
+        }
+        if taps == 1 {
+            return self.copy_panel_rows(isa, block, [from, len], packed);
         }
         let mut places = vec![0; taps];
         for (place, tap) in self.window.classes.iter().flat_map(|c| &c.taps).enumerate() {
@@ -114,10 +112,6 @@ impl Dense<'_> {
                 let row = e * self.c_out + from + co;
                 let src = &self.weights[row * k + block.c0 * taps..][..block.cols * taps];
                 let dst = &mut packed[(co * experts + e) * nr..];
-                if taps == 1 {
-                    dst[..block.cols].copy_from_slice(src);
-                    continue;
-                }
                 isa.run(Transpose {
                     src: src.as_ptr(),
                     from: |r| r * taps,
@@ -125,13 +119,14 @@ impl Dense<'_> {
                     cols: taps,
                     dst: dst.as_mut_ptr(),
                     to: |t| places[t] * len * experts * nr,
+                    far: Far::Source,
                 });
             }
         }
     }
 
     /// Rows `row0..` of the batch's input as the left operand.
-    fn source(&self, x: &[f32], row0: usize) -> Source {
+    pub(super) fn source(&self, x: &[f32], row0: usize) -> Source {
         let (w, ld) = (self.window, self.c_in);
         if w.table.is_empty() {
             let base = x[row0 * ld..].as_ptr();
@@ -178,49 +173,6 @@ impl Dense<'_> {
         team.put_back(packed);
     }
 
-    /// `out = x (*) sum_i eta_i w_i + bias`, each image with a kernel of its own.
-    ///
-    /// # Panics
-    /// If the sizes do not fit each other.
-    pub fn forward_fused(
-        &self,
-        team: &mut Team,
-        coefs: &[f32],
-        x: &[f32],
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        self.check(x.len(), out.len());
-        self.check_coefs(coefs);
-        let (isa, n, experts) = (team.isa, self.c_out, self.experts);
-        let (nr, rows, images) = (isa.nr(), self.window.outputs(), self.window.images);
-        let panels = n.div_ceil(nr);
-        let group = images_of_part(images, panels);
-        let out = Raw::of(out);
-        let groups = images.div_ceil(group);
-        let pieces = Pieces::new([self.c_in, self.window.taps()], experts * nr, rows);
-        team.run(panels * groups, (pieces.rows() * experts + FUSE_ROWS) * nr, |part, scratch| {
-            let (fused, packed) = scratch.split_at_mut(FUSE_ROWS * nr);
-            let block = Block::new(part / groups, nr, n);
-            let first = part % groups * group;
-            // Rows of the panel outside, images inside: the rows' experts stay in cache, the sums wait in `out`.
-            for channels in pieces.channels() {
-                self.pack(isa, block, channels, packed);
-                for [row, k0, k1] in pieces.of(channels, 0..self.window.taps()) {
-                    let packed = &packed[row * experts * nr..];
-                    for image in first..images.min(first + group) {
-                        let coefs = coefs[image * experts * n + block.c0..].as_ptr();
-                        let fused = &mut fused[..(k1 - k0) * nr];
-                        isa.run(FuseColumns { packed, coefs, step: n, experts, cols: block.cols, fused });
-                        let (row0, bias) = (image * rows, bias.map(|b| &b[block.c0..]));
-                        let sink = sink(out.at(row0 * n + block.c0), n, block, bias, k0 > 0);
-                        isa.run(product(rows, self.source(x, row0), [k0, k1], fused.as_ptr(), sink));
-                    }
-                }
-            }
-        });
-    }
-
     /// The gradient of the input from that of the output; added to `dx` where `adds`.
     ///
     /// # Panics
@@ -256,151 +208,8 @@ impl Dense<'_> {
         team.put_back(packed);
     }
 
-    /// [`Self::backward_input`] of few rows that meet one element of the kernel: weights are packed in pieces that stay in
-    /// cache, two panels side by side, just before use.
-    fn few_rows_input(&self, team: &mut Team, dy: &[f32], dx: &mut [f32], adds: bool) {
-        let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.inputs());
-        let nr = isa.nr();
-        let panels = n.div_ceil(nr);
-        let dx = Raw::of(dx);
-        team.run(panels.div_ceil(2), 2 * FUSE_ROWS * nr, |pair, packed| {
-            for k0 in (0..self.c_out).step_by(FUSE_ROWS) {
-                let len = FUSE_ROWS.min(self.c_out - k0);
-                let blocks = (2 * pair..panels.min(2 * pair + 2)).map(|p| Block::new(p, nr, n));
-                for (block, packed) in blocks.zip(packed.chunks_exact_mut(FUSE_ROWS * nr)) {
-                    self.pack_transposed(isa, block, [k0, len], packed);
-                    let sink = sink(dx.at(block.c0), n, block, None, adds || k0 > 0);
-                    let (source, panel) =
-                        (self.class_source(&self.window.classes[0], dy, 0), packed.as_ptr());
-                    isa.run(product(rows, source, [k0, k0 + len], panel, sink));
-                }
-            }
-        });
-    }
-
-    /// [`Self::backward_input`] with a kernel for each image.
-    ///
-    /// # Panics
-    /// If the sizes do not fit each other.
-    pub fn backward_input_fused(
-        &self,
-        team: &mut Team,
-        coefs: &[f32],
-        dy: &[f32],
-        dx: &mut [f32],
-        adds: bool,
-    ) {
-        self.check(dx.len(), dy.len());
-        self.check_coefs(coefs);
-        let (isa, n, images, experts) = (team.isa, self.c_in, self.window.images, self.experts);
-        let nr = isa.nr();
-        let panels = n.div_ceil(nr);
-        let group = images_of_part(images, panels);
-        let groups = images.div_ceil(group);
-        let inputs = self.window.inputs();
-        let dx = Raw::of(dx);
-        if self.window.classes.len() > 1 && group * inputs > SCATTERED_ROWS {
-            return self.large_classes_fused(team, coefs, dy, (dx, adds), group);
-        }
-        let pieces = Pieces::new([self.c_out, self.window.taps()], experts * nr, inputs);
-        let waiting = if self.window.classes.len() == 1 { 0 } else { group * inputs };
-        team.run(panels * groups, (pieces.rows() * experts + FUSE_ROWS + waiting) * nr, |part, scratch| {
-            let (fused, rest) = scratch.split_at_mut(FUSE_ROWS * nr);
-            let (sums, packed) = rest.split_at_mut(waiting * nr);
-            let block = Block::new(part / groups, nr, n);
-            let first = part % groups * group;
-            let part = first..images.min(first + group);
-            let sums = Raw::of(sums);
-            // As forward: rows of the panel outside, images inside. Sums of pixels that do not lie side by side wait.
-            for channels in pieces.channels() {
-                self.pack_transposed(isa, block, channels, packed);
-                let (mut tap0, mut pixel0) = (0, 0);
-                for class in &self.window.classes {
-                    let pixels = class.pixels.len();
-                    for [row, k0, k1] in pieces.of(channels, tap0..tap0 + class.taps.len()) {
-                        let packed = &packed[row * experts * nr..];
-                        for image in part.clone() {
-                            let fused = &mut fused[..(k1 - k0) * nr];
-                            let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
-                            isa.run(FuseRows { packed, first: k0, coefs, experts, fused });
-                            let sink = if waiting == 0 {
-                                let out = dx.at(image * inputs * n + block.c0);
-                                sink(out, n, block, None, adds || k0 > 0)
-                            } else {
-                                let at = (image - first) * inputs + pixel0;
-                                sink(sums.at(at * nr), nr, block, None, k0 > 0)
-                            };
-                            let source = self.class_source(class, dy, image * pixels);
-                            isa.run(product(pixels, source, [k0, k1], fused.as_ptr(), sink));
-                        }
-                    }
-                    (tap0, pixel0) = (tap0 + class.taps.len(), pixel0 + pixels);
-                }
-            }
-            if waiting > 0 {
-                // SAFETY: the scratch is this part's own.
-                let sums = unsafe { sums.slice(0, waiting * nr) };
-                for (image, sums) in part.zip(sums.chunks_exact(inputs * nr)) {
-                    self.scatter((dx, adds), block, image, sums, nr);
-                }
-            }
-        });
-    }
-
-    /// Puts sums `[input pixel in the order of the classes][nr]` of an image in their places; those of pixels that
-    /// nobody read are zero.
-    fn scatter(&self, (dx, adds): (Raw, bool), block: Block, image: usize, sums: &[f32], nr: usize) {
-        let mut rows = sums.chunks_exact(nr);
-        for class in &self.window.classes {
-            for (pixel, sums) in class.pixels.iter().zip(&mut rows) {
-                let at = (image * self.window.inputs() + *pixel as usize) * self.c_in + block.c0;
-                // SAFETY: this part alone has the columns of the block of this image.
-                let dx = unsafe { dx.slice(at, block.cols) };
-                match (class.taps.is_empty(), adds) {
-                    (true, true) => {}
-                    (true, false) => dx.fill(0.0),
-                    (false, true) => dx.iter_mut().zip(sums).for_each(|(x, y)| *x += y),
-                    (false, false) => dx.copy_from_slice(&sums[..block.cols]),
-                }
-            }
-        }
-    }
-
-    /// [`Self::backward_input_fused`] of large maps whose pixels fall into several classes: image by image.
-    fn large_classes_fused(&self, team: &mut Team, coefs: &[f32], dy: &[f32], dx: (Raw, bool), group: usize) {
-        let (isa, n, images, experts) = (team.isa, self.c_in, self.window.images, self.experts);
-        let (nr, k) = (isa.nr(), self.c_out * self.window.taps());
-        let panels = n.div_ceil(nr);
-        let groups = images.div_ceil(group);
-        let largest = self.window.classes.iter().map(|c| c.pixels.len()).max().unwrap_or(0);
-        team.run(panels * groups, (k * experts + FUSE_ROWS + largest) * nr, |part, scratch| {
-            let (fused, rest) = scratch.split_at_mut(FUSE_ROWS * nr);
-            let (packed, rest) = rest.split_at_mut(k * experts * nr);
-            let block = Block::new(part / groups, nr, n);
-            self.pack_transposed(isa, block, [0, self.c_out], packed);
-            let first = part % groups * group;
-            for image in first..images.min(first + group) {
-                let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
-                let mut tap0 = 0;
-                for class in &self.window.classes {
-                    let rows = image * class.pixels.len()..(image + 1) * class.pixels.len();
-                    let row0 = tap0 * self.c_out;
-                    let fuse = |[k0, k]: [usize; 2]| {
-                        let k1 = k.min(k0 + FUSE_ROWS);
-                        let packed = &packed[(row0 + k0) * experts * nr..];
-                        let fused = &mut fused[..(k1 - k0) * nr];
-                        isa.run(FuseRows { packed, first: k0, coefs, experts, fused: &mut *fused });
-                        (k1, fused.as_ptr())
-                    };
-                    self.class_rows(isa, class, dy, fuse, rows, block, dx, rest);
-                    tap0 += class.taps.len();
-                }
-            }
-        });
-    }
-
     /// Rows `row0..` of the gradient of the output as a class of input pixels meets them.
-    fn class_source(&self, class: &Class, dy: &[f32], row0: usize) -> Source {
+    pub(super) fn class_source(&self, class: &Class, dy: &[f32], row0: usize) -> Source {
         let (ld, taps) = (self.c_out, class.taps.len());
         if self.window.table.is_empty() {
             return Source { base: dy[row0 * ld..].as_ptr(), ld, table: std::ptr::null(), taps: 1, len: ld };
@@ -411,7 +220,7 @@ impl Dense<'_> {
     /// Input pixels `rows` of a class, counted through the batch, for one panel. `panel([from, end])` gives its rows
     /// from `from` to the row that it returns.
     #[expect(clippy::too_many_arguments, reason = "the two callers share everything")]
-    fn class_rows(
+    pub(super) fn class_rows(
         &self,
         isa: Isa,
         class: &Class,
@@ -467,7 +276,7 @@ pub(super) fn places([channels, taps]: [usize; 2], step: usize) -> Vec<usize> {
 }
 
 /// Where a panel's results go; `adds` to what is there.
-fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>, adds: bool) -> Sink {
+pub(super) fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>, adds: bool) -> Sink {
     Sink {
         out,
         ld,
@@ -481,7 +290,13 @@ fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>, adds: bool
     }
 }
 
-fn product(rows: usize, source: Source, k: [usize; 2], panel: *const f32, sink: Sink) -> PanelProduct {
+pub(super) fn product(
+    rows: usize,
+    source: Source,
+    k: [usize; 2],
+    panel: *const f32,
+    sink: Sink,
+) -> PanelProduct {
     // The panel stands for memory to be read ahead: an address that does not exist is looked up in the page tables each time.
     PanelProduct { rows, source, k, panel, sink, ahead: Ahead::new([panel.cast(); 2]) }
 }
@@ -490,9 +305,4 @@ fn product(rows: usize, source: Source, k: [usize; 2], panel: *const f32, sink: 
 fn chunk_rows(rows: usize, channels: usize) -> usize {
     // At least 8 tiles of 14 rows for each panel that is read; at least two parts.
     (CHUNK_BYTES / 4 / channels).clamp(112, 1792).min(rows.div_ceil(2)).max(1)
-}
-
-/// Images that one part of a dynamic layer goes through with one panel: all of them where there are panels enough.
-fn images_of_part(images: usize, panels: usize) -> usize {
-    images.div_ceil(8usize.div_ceil(panels)).max(1)
 }

@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use crate::backward::dense::{Block, Dense, FEW_ROWS, places};
+use crate::backward::few_weights::FEW_PIXELS;
 use crate::backward::team::{Raw, Team};
-use crate::backward::transpose::Transpose;
-use crate::backward::weight_tile::{DynamicTile, MAX_ROWS, Operands, Pair, StaticTile, dynamic_rows};
+use crate::backward::transpose::{Far, Transpose};
+use crate::backward::weight_tile::{DynamicTile, Operands, Pair, StaticTile, dynamic_rows};
 use crate::geometry::ZERO;
 use crate::isa::Isa;
 
@@ -22,33 +23,42 @@ const CHUNK_OF_IMAGES: usize = 4096;
 /// Fewest parts of a layer that is large enough: two for each of two threads.
 const PARTS: usize = 4;
 
-/// Parts along the output channels where there are few rows.
-const PARTS_OF_FEW: usize = 8;
-
 /// Input channels in tiles of nearly equal height.
 #[derive(Clone, Copy)]
-struct Tiles {
-    count: usize,
+pub(super) struct Tiles {
+    pub(super) count: usize,
     channels: usize,
 }
 
 impl Tiles {
-    fn new(channels: usize, most: usize) -> Self {
+    pub(super) fn new(channels: usize, most: usize) -> Self {
         Self { count: channels.div_ceil(most), channels }
     }
 
     /// First channel and number of channels of a tile.
-    fn at(self, tile: usize) -> [usize; 2] {
+    pub(super) fn at(self, tile: usize) -> [usize; 2] {
         let start = |i: usize| i * self.channels / self.count;
         [start(tile), start(tile + 1) - start(tile)]
     }
 }
 
 /// Copies columns of rows of `ld` values into rows of `nr`.
-fn copy_columns(from: &[f32], ld: usize, rows: Range<usize>, block: Block, nr: usize, out: &mut [f32]) {
-    for (row, out) in rows.zip(out.chunks_exact_mut(nr)) {
-        out[..block.cols].copy_from_slice(&from[row * ld + block.c0..][..block.cols]);
-        out[block.cols..].fill(0.0);
+pub(super) fn copy_columns(
+    from: &[f32],
+    ld: usize,
+    rows: Range<usize>,
+    block: Block,
+    nr: usize,
+    out: &mut [f32],
+) {
+    let rows = rows.zip(out.chunks_exact_mut(nr)).map(|(row, out)| (&from[row * ld + block.c0..], out));
+    match block.cols {
+        16 if nr == 16 => rows.for_each(|(row, out)| out[..16].copy_from_slice(&row[..16])),
+        32 if nr == 32 => rows.for_each(|(row, out)| out[..32].copy_from_slice(&row[..32])),
+        cols => rows.for_each(|(row, out)| {
+            out[..cols].copy_from_slice(&row[..cols]);
+            out[cols..].fill(0.0);
+        }),
     }
 }
 
@@ -66,7 +76,7 @@ fn add_parts(sum: &mut [f32], parts: &[f32]) {
 
 impl Dense<'_> {
     /// Rows of the largest tile.
-    fn mr(isa: Isa) -> usize {
+    pub(super) fn mr(isa: Isa) -> usize {
         match isa {
             Isa::Avx512(_) => 14,
             Isa::Avx2Fma(_) => 6,
@@ -80,7 +90,7 @@ impl Dense<'_> {
     }
 
     /// The pairs of `rows` with one element of the kernel; rows of the gradient count from `first` on.
-    fn pairs(&self, rows: Range<usize>, first: usize, tap: usize, pairs: &mut Vec<Pair>) {
+    pub(super) fn pairs(&self, rows: Range<usize>, first: usize, tap: usize, pairs: &mut Vec<Pair>) {
         let (table, taps) = (&self.window.table, self.window.taps());
         for row in rows {
             let pixel = if table.is_empty() { row as u32 } else { table[row * taps + tap] };
@@ -91,7 +101,7 @@ impl Dense<'_> {
     }
 
     /// Parts along the input channels: enough parts for the threads where there are few panels.
-    fn splits(panels: usize, tiles: usize) -> usize {
+    pub(super) fn splits(panels: usize, tiles: usize) -> usize {
         PARTS.div_ceil(panels).min(tiles)
     }
 
@@ -143,7 +153,7 @@ impl Dense<'_> {
                         let operands =
                             Operands { x: x[c..].as_ptr(), x_ld, dy: panel.as_ptr(), pairs, cols, rows };
                         let sums = sums[(c * taps + tap) * nr..].as_mut_ptr();
-                        isa.run(StaticTile { operands, sums, step: taps * nr });
+                        isa.run(StaticTile { operands, sums, step: taps * nr, fresh: false });
                     }
                 }
             }
@@ -156,46 +166,6 @@ impl Dense<'_> {
         team.put_back(partial);
     }
 
-    /// [`Self::backward_weights`] of few rows that meet one element of the kernel: with the input channels as lanes the
-    /// sums lie as the weights do.
-    fn few_rows_weights(&self, team: &mut Team, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.outputs());
-        let nr = isa.nr();
-        let tiles = Tiles::new(self.c_out, Self::mr(isa));
-        let parts = tiles.count.min(PARTS_OF_FEW);
-        let pairs: Vec<Pair> = (0..rows as u32).map(|row| [row; 2]).collect();
-        let dw = Raw::of(dw);
-        let panels = n.div_ceil(nr);
-        team.run(parts, panels * rows * nr + MAX_ROWS * nr, |part, scratch| {
-            let (sums, panel) = scratch.split_at_mut(MAX_ROWS * nr);
-            for (p, panel) in panel.chunks_exact_mut(rows * nr).take(panels).enumerate() {
-                copy_columns(x, n, 0..rows, Block::new(p, nr, n), nr, panel);
-            }
-            for [c, count] in
-                (part * tiles.count / parts..(part + 1) * tiles.count / parts).map(|i| tiles.at(i))
-            {
-                for (p, panel) in panel.chunks_exact(rows * nr).take(panels).enumerate() {
-                    let block = Block::new(p, nr, n);
-                    sums.fill(0.0);
-                    let operands = Operands {
-                        x: dy[c..].as_ptr(),
-                        x_ld: self.c_out,
-                        dy: panel.as_ptr(),
-                        pairs: &pairs,
-                        cols: block.cols,
-                        rows: count,
-                    };
-                    isa.run(StaticTile { operands, sums: sums.as_mut_ptr(), step: nr });
-                    for (i, sums) in sums.chunks_exact(nr).take(count).enumerate() {
-                        // SAFETY: this part alone has the output channels of its tiles.
-                        let dw = unsafe { dw.slice((c + i) * n + block.c0, block.cols) };
-                        dw.copy_from_slice(&sums[..block.cols]);
-                    }
-                }
-            }
-        });
-    }
-
     /// Writes rows `[cols][nr]` to `dw[start + lane * k + col]`.
     fn unpack(&self, isa: Isa, from: &[f32], cols: usize, dw: Raw, start: usize, lanes: usize) {
         let (nr, k) = (isa.nr(), self.k());
@@ -206,6 +176,7 @@ impl Dense<'_> {
             cols: lanes,
             dst: dw.at(start),
             to: |lane| lane * k,
+            far: Far::Destination,
         });
     }
 
@@ -226,6 +197,9 @@ impl Dense<'_> {
         let (isa, n, experts, images) = (team.isa, self.c_out, self.experts, self.window.images);
         let of_images = images * experts * n;
         assert_eq!((coefs.len(), d_coefs.len()), (of_images, of_images), "coefficients of a batch");
+        if self.window.outputs() <= FEW_PIXELS {
+            return self.few_pixels_weights(team, coefs, [x, dy], [dw, d_coefs]);
+        }
         let (nr, rows, taps) = (isa.nr(), self.window.outputs(), self.window.taps());
         let most = dynamic_rows(Self::mr(isa));
         let tiles = Tiles::new(self.c_in, most);
@@ -269,7 +243,7 @@ impl Dense<'_> {
                     let len = rows * taps * experts * nr;
                     let (weights, d_weights) = (&mut weights[start..][..len], &mut d_weights[start..][..len]);
                     if first == first_image {
-                        self.pack_tile(isa, block, [c, rows], weights);
+                        self.pack_tile(isa, block, [c, rows], &self.tile_places(rows), weights);
                         d_weights.fill(0.0);
                     }
                     for (tap, (pairs, ends)) in pairs.iter().enumerate() {
@@ -290,24 +264,41 @@ impl Dense<'_> {
                         });
                     }
                     if end == last {
-                        self.unpack_tile(isa, block, [c, rows], d_weights, dw);
+                        self.unpack_tile(isa, block, [c, rows], &self.tile_places(rows), (d_weights, dw));
                     }
                 }
             }
         });
-        d_coefs.copy_from_slice(&partial[..of_images]);
-        add_parts(d_coefs, &partial[of_images..of_splits]);
+        Self::add_splits(&partial[..of_splits], d_coefs);
         add_parts(dw, &partial[of_splits..][..of_runs]);
         team.put_back(partial);
     }
 
-    /// The experts' weights of a tile, `[tap][experts][rows][nr]`.
-    fn pack_tile(&self, isa: Isa, block: Block, [c, rows]: [usize; 2], out: &mut [f32]) {
+    /// Adds up what the parts along the input channels gave, in order.
+    pub(super) fn add_splits(parts: &[f32], d_coefs: &mut [f32]) {
+        let (first, others) = parts.split_at(d_coefs.len());
+        d_coefs.copy_from_slice(first);
+        add_parts(d_coefs, others);
+    }
+
+    /// Where weights `[rows][taps]` of a tile go among rows `[tap][experts][rows]`.
+    pub(super) fn tile_places(&self, rows: usize) -> Vec<usize> {
+        places([rows, self.window.taps()], self.experts * rows)
+    }
+
+    /// The experts' weights of a tile, `[tap][experts][rows][nr]`; `places` are [`Self::tile_places`].
+    pub(super) fn pack_tile(
+        &self,
+        isa: Isa,
+        block: Block,
+        [c, rows]: [usize; 2],
+        places: &[usize],
+        out: &mut [f32],
+    ) {
         let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
         if block.cols < nr {
             out.fill(0.0);
         }
-        let places = places([rows, taps], self.experts * rows);
         for e in 0..self.experts {
             isa.run(Transpose {
                 src: self.weights[(e * self.c_out + block.c0) * k + c * taps..].as_ptr(),
@@ -316,14 +307,21 @@ impl Dense<'_> {
                 cols: rows * taps,
                 dst: out[e * rows * nr..].as_mut_ptr(),
                 to: |q| places[q] * nr,
+                far: Far::Source,
             });
         }
     }
 
     /// Ends [`Self::pack_tile`] for gradients.
-    fn unpack_tile(&self, isa: Isa, block: Block, [c, rows]: [usize; 2], tile: &[f32], dw: Raw) {
+    pub(super) fn unpack_tile(
+        &self,
+        isa: Isa,
+        block: Block,
+        [c, rows]: [usize; 2],
+        places: &[usize],
+        (tile, dw): (&[f32], Raw),
+    ) {
         let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
-        let places = places([rows, taps], self.experts * rows);
         for e in 0..self.experts {
             isa.run(Transpose {
                 src: tile[e * rows * nr..].as_ptr(),
@@ -332,6 +330,7 @@ impl Dense<'_> {
                 cols: block.cols,
                 dst: dw.at((e * self.c_out + block.c0) * k + c * taps),
                 to: |lane| lane * k,
+                far: Far::Destination,
             });
         }
     }

@@ -1,7 +1,7 @@
 //! Where values of a map lie: planes and channels last, runs of channels, the channel shuffle.
 
 use crate::backward::team::Team;
-use crate::backward::transpose::Transpose;
+use crate::backward::transpose::{Far, Transpose};
 
 /// Rows of a part of a job.
 const ROWS: usize = 256;
@@ -12,7 +12,15 @@ fn planes(team: &mut Team, x: &[f32], [rows, columns]: [usize; 2], y: &mut [f32]
     let isa = team.isa;
     team.chunks(y, len, |i, y| {
         let (src, dst) = (x[i * len..][..len].as_ptr(), y.as_mut_ptr());
-        isa.run(Transpose { src, from: |r| r * columns, rows, cols: columns, dst, to: |c| c * rows });
+        isa.run(Transpose {
+            src,
+            from: |r| r * columns,
+            rows,
+            cols: columns,
+            dst,
+            to: |c| c * rows,
+            far: Far::Source,
+        });
     });
 }
 

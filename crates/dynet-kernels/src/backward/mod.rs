@@ -8,8 +8,13 @@
 //! are the same bits for any number of threads.
 
 mod dense;
+mod dense_fused;
 mod dense_weights;
 mod depthwise_weights;
+mod few_product;
+mod few_rows;
+mod few_tile;
+mod few_weights;
 mod fuse;
 mod grouped;
 mod maps;
@@ -25,6 +30,7 @@ mod weight_tile;
 mod window;
 
 pub use dense::Dense;
+pub use few_product::FUSED_EXPERTS;
 pub use grouped::Grouped;
 pub use maps::{add_columns, from_planes, put_columns, shuffle_columns, to_planes};
 pub use mix::{mix, mix_backward, softmax, softmax_backward};

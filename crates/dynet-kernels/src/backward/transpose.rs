@@ -5,6 +5,19 @@ use crate::vector::{Job, Vector};
 /// Lanes of the widest register.
 const MAX_LANES: usize = 16;
 
+/// Values of a row that are asked for ahead of those that are turned: eight cache lines, of which the hardware foresees
+/// none, since there are as many rows as lanes and each lies in a page of its own.
+const AHEAD: usize = 128;
+
+/// The side of a transposition whose rows come from memory: it goes along them, and asks for them ahead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Far {
+    /// What is read.
+    Source,
+    /// What is written.
+    Destination,
+}
+
 /// `dst[to(c) + r] = src[from(r) + c]` for `rows` x `cols` values.
 pub(crate) struct Transpose<F, T> {
     pub(crate) src: *const f32,
@@ -13,6 +26,7 @@ pub(crate) struct Transpose<F, T> {
     pub(crate) cols: usize,
     pub(crate) dst: *mut f32,
     pub(crate) to: T,
+    pub(crate) far: Far,
 }
 
 impl<F: Fn(usize) -> usize, T: Fn(usize) -> usize> Job for Transpose<F, T> {
@@ -20,15 +34,22 @@ impl<F: Fn(usize) -> usize, T: Fn(usize) -> usize> Job for Transpose<F, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Self { src, from, rows, cols, dst, to } = self;
-        for r in (0..rows).step_by(V::LANES) {
-            let height = (rows - r).min(V::LANES);
-            for c in (0..cols).step_by(V::LANES) {
-                let width = (cols - c).min(V::LANES);
-                let mut block = [v.splat(0.0); MAX_LANES];
-                if height == V::LANES && width == V::LANES {
-                    // SAFETY: as below.
-                    unsafe {
+        let Self { src, from, rows, cols, dst, to, far } = self;
+        let wide = far == Far::Source;
+        let (outer, inner) = if wide { (cols, rows) } else { (rows, cols) };
+        for i in (0..outer).step_by(V::LANES) {
+            for j in (0..inner).step_by(V::LANES) {
+                let (r, c) = if wide { (j, i) } else { (i, j) };
+                let (height, width) = ((rows - r).min(V::LANES), (cols - c).min(V::LANES));
+                if wide {
+                    (r..r + height).for_each(|r| v.prefetch(src.wrapping_add(from(r) + c + AHEAD).cast()));
+                } else {
+                    (c..c + width).for_each(|c| v.prefetch_to_write(dst.wrapping_add(to(c) + r + AHEAD)));
+                }
+                // SAFETY: whoever makes this job answers for all rows and columns of source and destination.
+                unsafe {
+                    if height == V::LANES && width == V::LANES {
+                        let mut block = [v.splat(0.0); MAX_LANES];
                         for (i, row) in block.iter_mut().enumerate().take(V::LANES) {
                             *row = v.load(src.add(from(r + i) + c));
                         }
@@ -36,17 +57,16 @@ impl<F: Fn(usize) -> usize, T: Fn(usize) -> usize> Job for Transpose<F, T> {
                         for (j, column) in block.iter().enumerate().take(V::LANES) {
                             v.store(dst.add(to(c + j) + r), *column);
                         }
+                        continue;
                     }
-                    continue;
-                }
-                for (i, row) in block.iter_mut().enumerate().take(height) {
-                    // SAFETY: whoever makes this job answers for all rows and columns of source and destination.
-                    *row = unsafe { v.load_some(src.add(from(r + i) + c), width) };
-                }
-                turn(v, &mut block);
-                for (j, column) in block.iter().enumerate().take(width) {
-                    // SAFETY: as above.
-                    unsafe { v.store_some(dst.add(to(c + j) + r), *column, height) };
+                    let mut block = [v.splat(0.0); MAX_LANES];
+                    for (i, row) in block.iter_mut().enumerate().take(height) {
+                        *row = v.load_some(src.add(from(r + i) + c), width);
+                    }
+                    turn(v, &mut block);
+                    for (j, column) in block.iter().enumerate().take(width) {
+                        v.store_some(dst.add(to(c + j) + r), *column, height);
+                    }
                 }
             }
         }
@@ -84,7 +104,10 @@ mod tests {
     #[test]
     fn every_value_lands_at_its_place() {
         for isa in Isa::available() {
-            for (rows, cols) in [(1, 1), (16, 16), (3, 37), (33, 9), (20, 31)] {
+            let sizes = [(1, 1), (16, 16), (3, 37), (33, 9), (20, 31), (33, 200)];
+            for ((rows, cols), far) in
+                sizes.into_iter().flat_map(|s| [(s, Far::Source), (s, Far::Destination)])
+            {
                 let src: Vec<f32> = (0..rows * (cols + 2)).map(|i| i as f32).collect();
                 let mut dst = vec![-1.0; cols * (rows + 1)];
                 isa.run(Transpose {
@@ -94,6 +117,7 @@ mod tests {
                     cols,
                     dst: dst.as_mut_ptr(),
                     to: |c| c * (rows + 1),
+                    far,
                 });
                 for (c, line) in dst.chunks(rows + 1).enumerate() {
                     for (r, x) in line[..rows].iter().enumerate() {

@@ -23,11 +23,13 @@ pub(super) struct Operands<'a> {
     pub(super) rows: usize,
 }
 
-/// Adds the tile `[rows][nr]`, whose rows are `step` values apart, to what is in `sums`.
+/// Adds the tile `[rows][nr]`, whose rows are `step` values apart, to what is in `sums`; a `fresh` one it writes, the
+/// columns that exist alone.
 pub(super) struct StaticTile<'a> {
     pub(super) operands: Operands<'a>,
     pub(super) sums: *mut f32,
     pub(super) step: usize,
+    pub(super) fresh: bool,
 }
 
 impl Job for StaticTile<'_> {
@@ -88,19 +90,26 @@ impl<const MR: usize, const NB: usize> Job for Sized<StaticTile<'_>, MR, NB> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let StaticTile { operands: o, sums, step } = self.0;
+        let StaticTile { operands: o, sums, step, fresh } = self.0;
         let mut acc = [[v.splat(0.0); NB]; MR];
         // SAFETY: `dense_weights` made pairs and sums for `rows` x `cols`, and this is the case of `MR` rows.
         unsafe {
             for (i, acc) in acc.iter_mut().enumerate() {
                 for (j, acc) in acc.iter_mut().enumerate() {
-                    *acc = v.load(sums.add(i * step + j * V::LANES));
+                    let at = sums.wrapping_add(i * step + j * V::LANES);
+                    if fresh {
+                        v.prefetch_to_write(at);
+                    } else {
+                        *acc = v.load(at);
+                    }
                 }
             }
             accumulate::<V, MR, NB>(v, &o, o.pairs, &mut acc);
+            let cols = if fresh { o.cols } else { NB * V::LANES };
             for (i, acc) in acc.iter().enumerate() {
                 for (j, acc) in acc.iter().enumerate() {
-                    v.store(sums.add(i * step + j * V::LANES), *acc);
+                    let lanes = cols.saturating_sub(j * V::LANES);
+                    v.store_some(sums.wrapping_add(i * step + j * V::LANES), *acc, lanes);
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::vector::{Job, Vector};
 
 /// A row of zeros for taps that lie outside the image; longer segments are multiplied in pieces.
 pub(crate) static ZEROS: [f32; PIECE] = [0.0; PIECE];
-const PIECE: usize = 4096;
+pub(crate) const PIECE: usize = 4096;
 
 /// Where the rows of the left operand lie: each is `taps` segments of `len` values.
 #[derive(Clone, Copy)]
@@ -30,7 +30,7 @@ impl Source {
     /// # Safety
     /// The row and the tap must exist.
     #[inline(always)]
-    unsafe fn segment(&self, i: usize, tap: usize, k0: usize) -> *const f32 {
+    pub(crate) unsafe fn segment(&self, i: usize, tap: usize, k0: usize) -> *const f32 {
         if self.table.is_null() {
             // SAFETY: the caller's promise.
             return unsafe { self.base.add(i * self.ld + k0) };
@@ -338,7 +338,7 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
 /// # Safety
 /// As [`PanelProduct::tiles`].
 #[inline(always)]
-unsafe fn start<V: Vector, const MR: usize, const NB: usize>(v: V, sink: &Sink) -> Acc<V, MR, NB> {
+pub(crate) unsafe fn start<V: Vector, const MR: usize, const NB: usize>(v: V, sink: &Sink) -> Acc<V, MR, NB> {
     let mut acc = [[v.splat(0.0); NB]; MR];
     let (first, ld) = match (sink.resume, sink.bias.is_null()) {
         (true, _) => (sink.out.cast_const(), sink.ld),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
 use dynet_kernels::Activation;
-use dynet_kernels::backward::{self as kernels, Dense, Grouped, NormState, Team, Window};
+use dynet_kernels::backward::{self as kernels, Dense, FUSED_EXPERTS, Grouped, NormState, Team, Window};
 use dynet_net::{CoefActivation, Conv2d, Head, Predictor};
 
 use crate::ops::arena::{Arena, Map};
 use crate::ops::graph::{Action, Graph, Step, point};
 
-/// Pixels of an image's map up to which experts are mixed: then K products of these few pixels cost less than fusing K
-/// kernels, and rows of all images share a tile.
+/// Pixels of an image's map up to which experts are mixed, where their number is not the one that the kernels fuse in
+/// registers: then K products of these few pixels cost less than fusing K kernels, and rows of all images share a tile.
 const MIX_PIXELS: usize = 9;
 
 /// What comes with a step from outside: its dropout, already scaled, and the temperature of its softmax.
@@ -77,7 +77,7 @@ pub(super) fn way(conv: &Conv2d, window: &Window) -> Way {
     match conv.dynamic {
         _ if conv.groups > 1 => Way::Grouped,
         None => Way::Static,
-        Some(_) if window.outputs() <= MIX_PIXELS => Way::Mix,
+        Some(d) if window.outputs() <= MIX_PIXELS && d.experts != FUSED_EXPERTS => Way::Mix,
         Some(_) => Way::Fuse,
     }
 }

@@ -1,0 +1,122 @@
+//! Backward of few rows that meet one element of the kernel: fully connected layers, whose weights and their gradients
+//! travel once between memory and registers.
+
+use crate::backward::dense::{Block, Dense, product, sink};
+use crate::backward::dense_weights::{Tiles, copy_columns};
+use crate::backward::pieces::FUSE_ROWS;
+use crate::backward::team::{Raw, Team};
+use crate::backward::weight_tile::{Operands, Pair, StaticTile};
+use crate::isa::Isa;
+use crate::vector::{Job, Vector};
+
+/// Parts along the output channels.
+const PARTS: usize = 8;
+
+/// Rows of weights that are asked for ahead of those that are copied: each lies in a page of its own.
+const AHEAD_ROWS: usize = 16;
+
+/// Copies rows of `cols` values, at most two registers, that lie far apart in memory.
+pub(super) struct CopyRows {
+    pub(super) src: *const f32,
+    pub(super) src_step: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) dst: *mut f32,
+    pub(super) dst_step: usize,
+}
+
+impl Job for CopyRows {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { mut src, src_step, rows, cols, mut dst, dst_step } = self;
+        for _ in 0..rows {
+            for lane in (0..cols).step_by(V::LANES) {
+                v.prefetch(src.wrapping_add(AHEAD_ROWS * src_step + lane).cast());
+                let lanes = (cols - lane).min(V::LANES);
+                // SAFETY: whoever makes this job answers for `cols` values of all rows on both sides.
+                unsafe { v.store_some(dst.add(lane), v.load_some(src.add(lane), lanes), lanes) };
+            }
+            (src, dst) = (src.wrapping_add(src_step), dst.wrapping_add(dst_step));
+        }
+    }
+}
+
+impl Dense<'_> {
+    /// [`Dense::backward_input`]: weights are packed in pieces that stay in cache, two panels side by side, just before use.
+    pub(super) fn few_rows_input(&self, team: &mut Team, dy: &[f32], dx: &mut [f32], adds: bool) {
+        let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.inputs());
+        let nr = isa.nr();
+        let panels = n.div_ceil(nr);
+        let dx = Raw::of(dx);
+        team.run(panels.div_ceil(2), 2 * FUSE_ROWS * nr, |pair, packed| {
+            for k0 in (0..self.c_out).step_by(FUSE_ROWS) {
+                let len = FUSE_ROWS.min(self.c_out - k0);
+                let blocks = (2 * pair..panels.min(2 * pair + 2)).map(|p| Block::new(p, nr, n));
+                for (block, packed) in blocks.zip(packed.chunks_exact_mut(FUSE_ROWS * nr)) {
+                    self.pack_transposed(isa, block, [k0, len], packed);
+                    let sink = sink(dx.at(block.c0), n, block, None, adds || k0 > 0);
+                    let (source, panel) =
+                        (self.class_source(&self.window.classes[0], dy, 0), packed.as_ptr());
+                    isa.run(product(rows, source, [k0, k0 + len], panel, sink));
+                }
+            }
+        });
+    }
+
+    /// [`Dense::backward_weights`]: with the input channels as lanes the sums lie as the weights do.
+    pub(super) fn few_rows_weights(&self, team: &mut Team, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.outputs());
+        let nr = isa.nr();
+        let tiles = Tiles::new(self.c_out, Self::mr(isa));
+        let parts = tiles.count.min(PARTS);
+        let pairs: Vec<Pair> = (0..rows as u32).map(|row| [row; 2]).collect();
+        let dw = Raw::of(dw);
+        let panels = n.div_ceil(nr);
+        team.run(parts, panels * rows * nr, |part, panel| {
+            for (p, panel) in panel.chunks_exact_mut(rows * nr).take(panels).enumerate() {
+                copy_columns(x, n, 0..rows, Block::new(p, nr, n), nr, panel);
+            }
+            for [c, count] in
+                (part * tiles.count / parts..(part + 1) * tiles.count / parts).map(|i| tiles.at(i))
+            {
+                for (p, panel) in panel.chunks_exact(rows * nr).take(panels).enumerate() {
+                    let block = Block::new(p, nr, n);
+                    let operands = Operands {
+                        x: dy[c..].as_ptr(),
+                        x_ld: self.c_out,
+                        dy: panel.as_ptr(),
+                        pairs: &pairs,
+                        cols: block.cols,
+                        rows: count,
+                    };
+                    // This part alone has the output channels of its tiles.
+                    let sums = dw.at(c * n + block.c0);
+                    isa.run(StaticTile { operands, sums, step: n, fresh: true });
+                }
+            }
+        });
+    }
+
+    /// Copies output channels `from..from + len` of a panel of input channels of all experts, `[len][experts][nr]`.
+    pub(super) fn copy_panel_rows(
+        &self,
+        isa: Isa,
+        block: Block,
+        [from, len]: [usize; 2],
+        packed: &mut [f32],
+    ) {
+        let (nr, experts, n) = (isa.nr(), self.experts, self.c_in);
+        for e in 0..experts {
+            isa.run(CopyRows {
+                src: self.weights[(e * self.c_out + from) * n + block.c0..].as_ptr(),
+                src_step: n,
+                rows: len,
+                cols: block.cols,
+                dst: packed[e * nr..].as_mut_ptr(),
+                dst_step: experts * nr,
+            });
+        }
+    }
+}
