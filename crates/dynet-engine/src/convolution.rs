@@ -48,8 +48,10 @@ impl Lowering<'_> {
         let experts = conv.dynamic.map_or(1, |d| d.experts);
         let shape =
             KernelShape { experts, c_out: conv.c_out, c_in: conv.c_in / conv.groups, taps: geometry.taps() };
-        let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
-        let side = if input_scale.is_none() { self.side(conv, &geometry, experts) } else { None };
+        let (side, storage) = match input_scale {
+            None => self.side(conv, &geometry, experts),
+            Some(_) => (None, self.storage(conv)),
+        };
         let (weights, (x, reading)) = match side {
             Some(side) => {
                 let weights = winograd::pack(self.isa, storage, side, shape, &kernels);
@@ -141,20 +143,30 @@ impl Lowering<'_> {
     }
 
     /// The tiles of Winograd's filtering where it wins: enough pixels for the transformed kernels' greater size, 4 and
-    /// 16/9 times, to be read in less time than the multiplications that are saved. Measured on layers of ResNets.
-    fn side(&self, conv: &Conv2d, geometry: &Geometry, experts: usize) -> Option<Side> {
+    /// 16/9 times, to be read in less time than the multiplications that are saved, and the kernels' number format.
+    /// Measured on layers of ResNets.
+    fn side(&self, conv: &Conv2d, geometry: &Geometry, experts: usize) -> (Option<Side>, Storage) {
         let zeros = border(conv.padding_mode) == Border::Zeros || geometry.padding == [0, 0];
         let wide = conv.groups == 1 && conv.c_in >= 32 && conv.c_out >= 32;
-        let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
         let pixels = geometry.pixels();
-        match storage {
+        let side = match self.storage(conv) {
             _ if !zeros || !wide || !winograd::fits(geometry) => None,
             Storage::F32 if pixels >= 100 * experts => Some(Side::Four),
             Storage::F32 if pixels >= 32 * experts => Some(Side::Two),
-            // The larger tile would blow up what rounding to bfloat16 leaves.
+            // The larger tile would blow up what rounding leaves; the few kernels of the largest maps stay f32 for it.
+            Storage::Bf16 | Storage::Int8 if pixels >= 400 * experts => {
+                return (Some(Side::Four), Storage::F32);
+            }
             Storage::Bf16 if pixels >= 12 * experts => Some(Side::Two),
+            Storage::Int8 if pixels >= 8 * experts => Some(Side::Two),
             _ => None,
-        }
+        };
+        (side, self.storage(conv))
+    }
+
+    /// Number format of a convolution's kernels.
+    fn storage(&self, conv: &Conv2d) -> Storage {
+        if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 }
     }
 
     /// How a convolution reads its input; a map whose border is not zeros may be copied into a bordered one first.

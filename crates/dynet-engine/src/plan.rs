@@ -16,7 +16,7 @@ use crate::step::{ConvStep, Gate, Head, Kind, Reading, Step, View};
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Number format of the fixed kernels of dynamic convolutions; static kernels are f32. With bf16 or int8 the layers
-    /// that give the coefficients are bf16.
+    /// that give the coefficients are bf16, and 3x3 kernels of maps so large that reading them does not count stay f32.
     pub experts: Storage,
     /// Instruction set.
     pub isa: Isa,

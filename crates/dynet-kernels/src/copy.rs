@@ -69,6 +69,8 @@ fn image_rows(planes: &[f32], g: &Geometry, p0: usize, channels: usize, mut out:
 
 /// Value `i` of each row in turn.
 fn interleave<const N: usize>(rows: [&[f32]; N], out: &mut [f32]) {
+    let len = out.len() / N;
+    let rows = rows.map(|row| &row[..len]);
     for (i, to) in out.as_chunks_mut::<N>().0.iter_mut().enumerate() {
         *to = rows.map(|row| row[i]);
     }
@@ -124,10 +126,13 @@ pub fn shuffle(parts: &[(Pixels<'_>, usize)], groups: usize, out: &mut Tile<'_>)
     let each = c / groups;
     for i in 0..out.pixels() {
         let to = out.row(i);
-        if let ([(a, _), (b, n)], 2) = (parts, groups)
-            && *n == each
-        {
-            interleave([&a.data[(p0 + i) * a.ld..][..each], &b.data[(p0 + i) * b.ld..][..each]], to);
+        // The shuffles of the zoo's nets.
+        let fast = match groups {
+            2 => whole_groups::<2>(parts, each, p0 + i).map(|rows| interleave(rows, to)),
+            4 => whole_groups::<4>(parts, each, p0 + i).map(|rows| interleave(rows, to)),
+            _ => None,
+        };
+        if fast.is_some() {
             continue;
         }
         let mut from = 0;
@@ -143,4 +148,25 @@ pub fn shuffle(parts: &[(Pixels<'_>, usize)], groups: usize, out: &mut Tile<'_>)
             }
         }
     }
+}
+
+/// The `N` groups of `each` channels of a pixel, if none of them lies in two parts.
+#[inline(always)]
+fn whole_groups<'a, const N: usize>(
+    parts: &[(Pixels<'a>, usize)],
+    each: usize,
+    pixel: usize,
+) -> Option<[&'a [f32]; N]> {
+    let mut rows = [&[][..]; N];
+    let mut filled = 0;
+    for (x, channels) in parts {
+        if each == 0 || !channels.is_multiple_of(each) {
+            return None;
+        }
+        for group in x.data[pixel * x.ld..][..*channels].chunks_exact(each) {
+            *rows.get_mut(filled)? = group;
+            filled += 1;
+        }
+    }
+    Some(rows)
 }

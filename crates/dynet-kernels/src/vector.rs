@@ -12,6 +12,14 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
     type Reg: Copy;
     /// Positions of lanes for [`Vector::permute`].
     type Index: Copy;
+    /// Half as wide registers of the same instruction set, for a few columns that would leave most of a register
+    /// empty; itself where a register has eight lanes or less.
+    type Half: Vector;
+    /// Values of a row of packed weights: two whole registers.
+    const ROW: usize;
+
+    /// The proof for half as wide registers.
+    fn half(self) -> Self::Half;
 
     /// Runs a job in a function compiled for this instruction set.
     fn call<J: Job>(self, job: J) -> J::Out;

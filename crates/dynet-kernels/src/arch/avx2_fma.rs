@@ -26,6 +26,89 @@ macro_rules! intrinsic {
         unsafe { $e }
     };
 }
+pub(super) use intrinsic;
+
+/// The operations that AVX2 has as AVX-512 VL has them.
+macro_rules! eight_lanes {
+    () => {
+        #[inline(always)]
+        fn splat(self, x: f32) -> Self::Reg {
+            intrinsic!(_mm256_set1_ps(x))
+        }
+
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> Self::Reg {
+            intrinsic!(_mm256_loadu_ps(p))
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, x: Self::Reg) {
+            intrinsic!(_mm256_storeu_ps(p, x))
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(self, p: *const u16) -> [Self::Reg; 2] {
+            let words = intrinsic!(_mm256_loadu_si256(p.cast()));
+            let low = intrinsic!(_mm256_slli_epi32::<16>(words));
+            let high = intrinsic!(_mm256_and_si256(words, _mm256_set1_epi32(!0xffff)));
+            intrinsic!([_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)])
+        }
+
+        #[inline(always)]
+        unsafe fn load_i8(self, p: *const i8) -> Self::Reg {
+            intrinsic!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
+        }
+
+        #[inline(always)]
+        fn add(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
+            intrinsic!(_mm256_add_ps(a, b))
+        }
+
+        #[inline(always)]
+        fn mul(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
+            intrinsic!(_mm256_mul_ps(a, b))
+        }
+
+        #[inline(always)]
+        fn div(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
+            intrinsic!(_mm256_div_ps(a, b))
+        }
+
+        #[inline(always)]
+        fn fma(self, a: Self::Reg, b: Self::Reg, c: Self::Reg) -> Self::Reg {
+            intrinsic!(_mm256_fmadd_ps(a, b, c))
+        }
+
+        #[inline(always)]
+        fn min(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
+            intrinsic!(_mm256_min_ps(a, b))
+        }
+
+        #[inline(always)]
+        fn max(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
+            intrinsic!(_mm256_max_ps(a, b))
+        }
+
+        #[inline(always)]
+        fn pow2(self, n: Self::Reg) -> Self::Reg {
+            intrinsic!({
+                let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+            })
+        }
+
+        #[inline(always)]
+        fn prefetch(self, p: *const u8) {
+            intrinsic!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+        }
+
+        #[inline(always)]
+        fn prefetch_to_write(self, p: *const f32) {
+            prefetch_to_write(p);
+        }
+    };
+}
+pub(super) use eight_lanes;
 
 impl Avx2Fma {
     /// The first `n` of 8 lanes.
@@ -43,6 +126,13 @@ impl Vector for Avx2Fma {
     const MR: usize = 6;
     type Reg = __m256;
     type Index = [__m256i; 2];
+    type Half = Self;
+    const ROW: usize = 16;
+
+    #[inline(always)]
+    fn half(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn call<J: Job>(self, job: J) -> J::Out {
@@ -65,21 +155,6 @@ impl Vector for Avx2Fma {
     }
 
     #[inline(always)]
-    fn splat(self, x: f32) -> Self::Reg {
-        intrinsic!(_mm256_set1_ps(x))
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> Self::Reg {
-        intrinsic!(_mm256_loadu_ps(p))
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32, x: Self::Reg) {
-        intrinsic!(_mm256_storeu_ps(p, x))
-    }
-
-    #[inline(always)]
     unsafe fn load_some(self, p: *const f32, n: usize) -> Self::Reg {
         intrinsic!(_mm256_maskload_ps(p, self.mask(n)))
     }
@@ -87,57 +162,6 @@ impl Vector for Avx2Fma {
     #[inline(always)]
     unsafe fn store_some(self, p: *mut f32, x: Self::Reg, n: usize) {
         intrinsic!(_mm256_maskstore_ps(p, self.mask(n), x))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(self, p: *const u16) -> [Self::Reg; 2] {
-        let words = intrinsic!(_mm256_loadu_si256(p.cast()));
-        let low = intrinsic!(_mm256_slli_epi32::<16>(words));
-        let high = intrinsic!(_mm256_and_si256(words, _mm256_set1_epi32(!0xffff)));
-        intrinsic!([_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)])
-    }
-
-    #[inline(always)]
-    unsafe fn load_i8(self, p: *const i8) -> Self::Reg {
-        intrinsic!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
-    }
-
-    #[inline(always)]
-    fn add(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
-        intrinsic!(_mm256_add_ps(a, b))
-    }
-
-    #[inline(always)]
-    fn mul(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
-        intrinsic!(_mm256_mul_ps(a, b))
-    }
-
-    #[inline(always)]
-    fn div(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
-        intrinsic!(_mm256_div_ps(a, b))
-    }
-
-    #[inline(always)]
-    fn fma(self, a: Self::Reg, b: Self::Reg, c: Self::Reg) -> Self::Reg {
-        intrinsic!(_mm256_fmadd_ps(a, b, c))
-    }
-
-    #[inline(always)]
-    fn min(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
-        intrinsic!(_mm256_min_ps(a, b))
-    }
-
-    #[inline(always)]
-    fn max(self, a: Self::Reg, b: Self::Reg) -> Self::Reg {
-        intrinsic!(_mm256_max_ps(a, b))
-    }
-
-    #[inline(always)]
-    fn pow2(self, n: Self::Reg) -> Self::Reg {
-        intrinsic!({
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
-        })
     }
 
     #[inline(always)]
@@ -157,13 +181,5 @@ impl Vector for Avx2Fma {
         })
     }
 
-    #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
-    }
-
-    #[inline(always)]
-    fn prefetch_to_write(self, p: *const f32) {
-        prefetch_to_write(p);
-    }
+    eight_lanes!();
 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::arch::avx512_half::Avx512Half;
 use crate::arch::prefetch_to_write;
 use crate::isa::has_avx512;
 use crate::vector::{Job, Vector};
@@ -36,6 +37,13 @@ impl Vector for Avx512 {
     const MR: usize = 14;
     type Reg = __m512;
     type Index = __m512i;
+    type Half = Avx512Half;
+    const ROW: usize = 32;
+
+    #[inline(always)]
+    fn half(self) -> Avx512Half {
+        Avx512Half(self)
+    }
 
     #[inline(always)]
     fn call<J: Job>(self, job: J) -> J::Out {

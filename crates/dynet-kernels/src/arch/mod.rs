@@ -6,6 +6,8 @@ mod absent;
 mod avx2_fma;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_half;
 mod portable;
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -19,6 +19,13 @@ impl Vector for Portable {
     const MR: usize = 4;
     type Reg = [f32; LANES];
     type Index = [usize; LANES];
+    type Half = Self;
+    const ROW: usize = 2 * LANES;
+
+    #[inline(always)]
+    fn half(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn call<J: Job>(self, job: J) -> J::Out {

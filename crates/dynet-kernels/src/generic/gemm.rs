@@ -166,6 +166,7 @@ pub(crate) const AHEAD_BYTES: usize = 128;
 /// Every output is one sum over `k` in order, in one accumulator, which a product that stops before the last value
 /// leaves in `out`: its bits depend neither on the tile that it falls into nor on the number of rows nor on where `k`
 /// was cut. Sums over rows do depend on where the rows start.
+#[derive(Clone, Copy)]
 pub(crate) struct PanelProduct {
     pub(crate) rows: usize,
     pub(crate) source: Source,
@@ -210,17 +211,18 @@ impl PanelProduct {
         let (k, panel) = (self.k, self.panel);
         let far = self.rows * sink.ld * size_of::<f32>() >= FAR_BYTES;
         macro_rules! call {
-            ($($mr:literal)*) => {
-                match (mr, sink.cols > V::LANES) {
-                    $(
-                        ($mr, true) => v.call_apart(TileJob::<$mr, 2> { tiles, source, k, panel, sink, ahead, far }),
-                        ($mr, false) => v.call_apart(TileJob::<$mr, 1> { tiles, source, k, panel, sink, ahead, far }),
-                    )*
+            ($nb:literal: $($mr:literal)*) => {
+                match mr {
+                    $($mr => v.call_apart(TileJob::<$mr, $nb> { tiles, source, k, panel, sink, ahead, far }),)*
                     _ => ahead,
                 }
             };
         }
-        call!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+        if V::ROW == 2 * V::LANES && sink.cols > V::LANES {
+            call!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+        } else {
+            call!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+        }
     }
 }
 
@@ -229,9 +231,24 @@ impl Job for PanelProduct {
     type Out = Ahead;
 
     #[inline(always)]
-    fn run<V: Vector>(self, v: V) -> Ahead {
+    fn run<V: Vector>(mut self, v: V) -> Ahead {
+        let half = V::Half::LANES;
+        let tail = self.sink.cols % V::LANES;
         // SAFETY: `Conv` checked all sizes before it made this job.
-        unsafe { self.tiles(v) }
+        unsafe {
+            if half == V::LANES || tail == 0 || tail > half {
+                return self.tiles(v);
+            }
+            // A few last columns in half a register, which takes half the time.
+            let whole = self.sink.cols - tail;
+            if whole > 0 {
+                let sink = self.sink.columns(0, whole);
+                self.ahead = Self { sink, ..self }.tiles(v);
+            }
+            self.sink = self.sink.columns(whole, tail);
+            self.panel = self.panel.add(whole);
+            self.tiles(v.half())
+        }
     }
 }
 
@@ -257,7 +274,7 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
             return ahead;
         }
         for _ in 0..tiles {
-            let step = ahead.step();
+            let step = if V::ROW == 2 * V::LANES { ahead.step() } else { 0 };
             if far {
                 sink.expect::<V, MR, NB>(v);
             }
@@ -282,7 +299,7 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
 type Acc<V, const MR: usize, const NB: usize> = [[<V as Vector>::Reg; NB]; MR];
 
 /// The sums over `k`, on top of the bias or of the sums so far. With each value it asks for the memory at `ahead`,
-/// which moves on by `step` bytes.
+/// which moves on by `step` bytes; products of half registers have no time for it.
 ///
 /// # Safety
 /// As [`PanelProduct::tiles`].
@@ -306,9 +323,11 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
             *row = unsafe { source.segment(i, tap, k0) };
         }
         for k in 0..len {
-            v.prefetch(ahead);
-            v.prefetch(ahead.wrapping_add(AHEAD_BYTES / 2));
-            ahead = ahead.wrapping_add(step);
+            if V::ROW == 2 * V::LANES {
+                v.prefetch(ahead);
+                v.prefetch(ahead.wrapping_add(AHEAD_BYTES / 2));
+                ahead = ahead.wrapping_add(step);
+            }
             // SAFETY: `k` lies within the segment, and the panel has a row of registers for each value.
             unsafe {
                 let mut b = [v.splat(0.0); NB];
@@ -321,7 +340,7 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
                         *acc = v.fma(a, b, *acc);
                     }
                 }
-                panel = panel.add(2 * V::LANES);
+                panel = panel.add(V::ROW);
             }
         }
         left -= len;

@@ -13,24 +13,23 @@
 //!             acc[t] += x * w[kx] wherever t * S + kx is this column
 //! ```
 //!
-//! In a depthwise convolution lane `l` is channel `l`; elsewhere a permutation of two registers puts the inputs into
-//! their lanes, one for each fetch, which serves `KW` multiplications.
+//! In a depthwise convolution lane `l` is channel `l`. Groups of five to eight outputs fill a register of eight lanes
+//! each, whose inputs are broadcast; where a core multiplies two such registers in the time of one of 16 lanes, that is
+//! three quarters of its peak for groups of six, whatever the stride. Elsewhere a permutation of two registers puts the
+//! inputs into their lanes, one for each fetch, which serves `KW` multiplications.
 //!
 //! How far from its floor, one core of a Zen 4 (118 GFLOP/s, one 64-byte load a cycle): 3x3 with stride 1 takes 1.2 to 1.5
 //! times its multiplications; 5x5 reaches them, as it skips the columns outside the image. 3x3 with stride 2 takes 2.3
 //! times: an input serves 2.25 multiplications on average, channels that are no multiple of 16 make every second load
 //! touch two lines, and strips of 15 pixels of one register of channels are no stream that the hardware reads ahead.
-//! Groups of six take 1.3 to 2.1 times: each fetch is two loads and a permutation, which needs a multiplier's port.
+//! Groups of six take about 1.7 times with stride 1 where a panel cuts no group, 2 to 2.5 where one does (maps of 7x7 more), and 2.3
+//! to 4 times with stride 2.
 
 use crate::activation::Activation;
+use crate::generic::fetch::{Broadcast, Fetch, Gathered, MAX_INPUTS, Permuted, Straight};
 use crate::generic::gemm::FAR_BYTES;
 use crate::geometry::Geometry;
 use crate::vector::{Job, Vector};
-
-/// Inputs of a group for which permutations are kept ready.
-const MAX_INPUTS: usize = 16;
-/// Lanes of the widest register.
-const MAX_LANES: usize = 16;
 
 /// One panel of output channels of a grouped convolution, weights fused. Pointers are at the panel's first output
 /// channel, those of outputs at the first row to compute, all others at the image's first pixel.
@@ -74,13 +73,16 @@ impl Job for GroupedPanel<'_> {
         let g = self.geometry;
         // Kernels and strides for which the loop is unrolled; 0 stands for any.
         let square = g.dilation == [1, 1] && g.kernel[0] == g.kernel[1] && g.stride[0] == g.stride[1];
+        let square = square && g.padding[1] <= g.kernel[1] / 2;
         // Four lanes are not worth the code.
-        let known = if square && V::LANES > 4 && self.fetched_by_register::<V>() {
+        let by_group = self.is_by_group::<V::Half>();
+        let known = if square && V::LANES > 4 && (by_group || self.fetched_by_register::<V>()) {
             (g.kernel[0], g.stride[0])
         } else {
             (0, 0)
         };
         let width = g.output()[1];
+        let half = v.half();
         let mut x0 = 0;
         macro_rules! bands {
             ($($tx:literal)*) => {
@@ -89,6 +91,10 @@ impl Job for GroupedPanel<'_> {
                     let panel = self;
                     match known {
                         _ if tiles == 0 => {}
+                        (3, 1) if by_group => half.call_apart(ByGroup(Band::<3, 1, $tx> { x0, tiles, panel })),
+                        (3, 2) if by_group => half.call_apart(ByGroup(Band::<3, 2, $tx> { x0, tiles, panel })),
+                        (5, 1) if by_group => half.call_apart(ByGroup(Band::<5, 1, $tx> { x0, tiles, panel })),
+                        (5, 2) if by_group => half.call_apart(ByGroup(Band::<5, 2, $tx> { x0, tiles, panel })),
                         (3, 1) => v.call_apart(Band::<3, 1, $tx> { x0, tiles, panel }),
                         (3, 2) => v.call_apart(Band::<3, 2, $tx> { x0, tiles, panel }),
                         (5, 1) => v.call_apart(Band::<5, 1, $tx> { x0, tiles, panel }),
@@ -118,12 +124,21 @@ impl GroupedPanel<'_> {
         self.group[0] <= MAX_INPUTS && span <= 2 * V::LANES
     }
 
-    /// Whether that holds for all columns.
+    /// Whether a register of outputs has one group, which then fills more than half of it.
+    #[inline(always)]
+    fn is_by_group<V: Vector>(&self) -> bool {
+        V::LANES > 4 && self.group[1] > V::LANES / 2 && self.group[1] <= V::LANES
+    }
+
+    /// Whether two registers do for all columns.
     #[inline(always)]
     fn fetched_by_register<V: Vector>(&self) -> bool {
         (0..self.cols).step_by(V::LANES).all(|c| self.fits::<V>(c, (self.cols - c).min(V::LANES)))
     }
 }
+
+/// Pairs of tiles that are computed for one group before the next one.
+const CHUNK_TILES: usize = 8;
 
 /// The widest tile for a rest of `width` pixels: 7 divides the maps of 224 x 224 images, 4 those of powers of two.
 fn tiles_of(width: usize) -> usize {
@@ -139,73 +154,6 @@ struct Band<'a, const K: usize, const S: usize, const TX: usize> {
     x0: usize,
     tiles: usize,
     panel: GroupedPanel<'a>,
-}
-
-/// How the lanes of an input register come about.
-trait Fetch<V: Vector> {
-    /// Whether a group has one input.
-    const ONE_INPUT: bool = false;
-
-    /// Lane `l`: input `i` of the group of output channel `l`.
-    ///
-    /// # Safety
-    /// `pixel` must be a pixel of the input.
-    unsafe fn fetch(&self, v: V, pixel: *const f32, i: usize) -> V::Reg;
-}
-
-/// Depthwise: lane `l` is channel `channel + l`.
-struct Straight {
-    channel: usize,
-    lanes: usize,
-}
-
-impl<V: Vector> Fetch<V> for Straight {
-    const ONE_INPUT: bool = true;
-
-    #[inline(always)]
-    unsafe fn fetch(&self, v: V, pixel: *const f32, _: usize) -> V::Reg {
-        // SAFETY: the pixel has `lanes` channels from `channel` on.
-        unsafe { v.load_some(pixel.add(self.channel), self.lanes) }
-    }
-}
-
-/// Lanes picked from the `2 * LANES` channels from `channel` on, of which `lanes` exist.
-struct Permuted<V: Vector> {
-    channel: usize,
-    lanes: usize,
-    index: [V::Index; MAX_INPUTS],
-}
-
-impl<V: Vector> Fetch<V> for Permuted<V> {
-    #[inline(always)]
-    unsafe fn fetch(&self, v: V, pixel: *const f32, i: usize) -> V::Reg {
-        let high = self.lanes.saturating_sub(V::LANES);
-        // SAFETY: the pixel has `lanes` channels from `channel` on; where none are left the address is not used.
-        unsafe {
-            let at = pixel.add(self.channel);
-            let low = v.load_some(at, self.lanes);
-            v.permute(low, v.load_some(at.wrapping_add(V::LANES), high), self.index[i])
-        }
-    }
-}
-
-/// Lanes from anywhere, one by one, for groups that are too wide for a permutation of two registers.
-struct Gathered {
-    /// Input 0 of each lane's group.
-    channels: [usize; MAX_LANES],
-}
-
-impl<V: Vector> Fetch<V> for Gathered {
-    #[inline(always)]
-    unsafe fn fetch(&self, v: V, pixel: *const f32, i: usize) -> V::Reg {
-        let mut lanes = [0.0; MAX_LANES];
-        for (lane, channel) in lanes.iter_mut().zip(self.channels) {
-            // SAFETY: the pixel has all these channels.
-            *lane = unsafe { *pixel.add(channel + i) };
-        }
-        // SAFETY: a register has at most `MAX_LANES` lanes.
-        unsafe { v.load(lanes.as_ptr()) }
-    }
 }
 
 impl<const K: usize, const S: usize, const TX: usize> Job for Band<'_, K, S, TX> {
@@ -233,7 +181,46 @@ impl<const K: usize, const S: usize, const TX: usize> Job for Band<'_, K, S, TX>
     }
 }
 
+/// A band whose registers have the output channels of one group each, or those of them that the panel has: each input
+/// is broadcast.
+struct ByGroup<'a, const K: usize, const S: usize, const TX: usize>(Band<'a, K, S, TX>);
+
+impl<const K: usize, const S: usize, const TX: usize> Job for ByGroup<'_, K, S, TX> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let p = &self.0.panel;
+        let mut y = p.rows[0];
+        while y < p.rows[1] {
+            let band = self.0.few_rows(y);
+            let mut c = 0;
+            while c < p.cols {
+                let lanes = (p.group[1] - (p.channel0 + c) % p.group[1]).min(p.cols - c);
+                band.register(v, c, lanes, &Broadcast { channel: p.input(c, lanes, 0), lanes });
+                c += lanes;
+            }
+            y = band.panel.rows[1];
+        }
+    }
+}
+
 impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
+    /// The rows from `y` on that are computed for one group before the next one: a few, so that reading goes along rows,
+    /// which memory likes, and finds them in the first cache for all groups but the first.
+    #[inline(always)]
+    fn few_rows(&self, y: usize) -> Self {
+        let [from, to] = self.panel.rows;
+        let at = (y - from) * self.panel.geometry.output()[1];
+        let mut panel = self.panel;
+        panel.rows = [y, to.min(y + 2 * CHUNK_TILES.div_ceil(self.tiles))];
+        panel.out = panel.out.wrapping_add(at * panel.out_ld);
+        if !panel.residual.is_null() {
+            panel.residual = panel.residual.wrapping_add(at * panel.residual_ld);
+        }
+        Self { panel, ..*self }
+    }
+
     /// All tiles of the band for the output channels of one register, `lanes` from column `c` of the panel on.
     #[inline(always)]
     fn register<V: Vector, F: Fetch<V>>(&self, v: V, c: usize, lanes: usize, fetch: &F) {
@@ -252,7 +239,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                 let x = self.x0 + tile * TX;
                 let mut y = p.rows[0];
                 // Two rows at once where the registers allow: each input then serves up to 2 K multiplications.
-                while K == 3 && S == 1 && V::MR > 8 && y + 2 <= p.rows[1] {
+                while K == 3 && (S == 1 || V::ROW > 2 * V::LANES) && V::MR > 8 && y + 2 <= p.rows[1] {
                     if far {
                         expect::<V, TX, 2>(v, (&p, &g), c, [y, x]);
                     }
@@ -313,7 +300,7 @@ unsafe fn slide<V: Vector, F: Fetch<V>, const K: usize, const S: usize, const TX
 ) -> Acc<V, TX, TY> {
     let mut acc = [[bias; TX]; TY];
     let [first_row, first_column] = [g.at(0, y, 0), g.at(1, x, 0)];
-    let step = if F::ONE_INPUT { 1 } else { p.group[0] } * 2 * V::LANES;
+    let step = if F::ONE_INPUT { 1 } else { p.group[0] } * V::ROW;
     // Written out, so that which rows of the kernel meet row `R` is known when compiling.
     macro_rules! rows {
         ($($r:literal)*) => {
@@ -325,7 +312,7 @@ unsafe fn slide<V: Vector, F: Fetch<V>, const K: usize, const S: usize, const TX
                     for i in 0..inputs {
                         // SAFETY: a row of the image; row `i` of each tap of the panel.
                         unsafe {
-                            let w = (w.add(i * 2 * V::LANES), step);
+                            let w = (w.add(i * V::ROW), step);
                             let from = (row, p.x_ld, first_column, g.input[1]);
                             slide_row::<V, F, K, S, TX, TY, $r>(v, fetch, from, w, i, &mut acc);
                         }
@@ -342,7 +329,8 @@ unsafe fn slide<V: Vector, F: Fetch<V>, const K: usize, const S: usize, const TX
 /// Adds input row `R` of a tile, counted from its first, for input `i` of each group.
 ///
 /// # Safety
-/// `row` must be a row of `width` pixels every `ld` values; `w` must hold `K * K` rows every `w_step` values.
+/// `row` must be a row of `width` pixels every `ld` values; `w` must hold `K * K` rows every `w_step` values. No more than
+/// the first and the last `K / 2` columns that the tile reaches may lie outside.
 #[inline(always)]
 unsafe fn slide_row<
     V: Vector,
@@ -366,7 +354,7 @@ unsafe fn slide_row<
         for (kx, w) in w.iter_mut().enumerate() {
             if meets(o) {
                 // SAFETY: the caller's promise.
-                *w = unsafe { v.load(panel.add(((R - o * S) * K + kx) * w_step)) };
+                *w = unsafe { fetch.weights(v, panel.add(((R - o * S) * K + kx) * w_step)) };
             }
         }
     }
@@ -376,7 +364,8 @@ unsafe fn slide_row<
         ($($reach:literal)*) => {
             $(
                 if $reach < (TX - 1) * S + K {
-                    if ((first + $reach) as usize) < width {
+                    let middle = $reach >= K / 2 && $reach < (TX - 1) * S + K - K / 2;
+                    if middle || ((first + $reach) as usize) < width {
                         // SAFETY: a pixel inside the image.
                         let value = unsafe { fetch.fetch(v, pixel, i) };
                         for o in 0..TY {
@@ -418,7 +407,7 @@ unsafe fn any<V: Vector, F: Fetch<V>, const TX: usize>(
             for i in 0..p.group[0] {
                 // SAFETY: a row of the panel.
                 let weight = unsafe { v.load(w) };
-                w = w.wrapping_add(2 * V::LANES);
+                w = w.wrapping_add(V::ROW);
                 for (t, acc) in acc.iter_mut().enumerate() {
                     let column = g.at(1, x + t, kx) as usize;
                     if row < g.input[0] && column < g.input[1] {

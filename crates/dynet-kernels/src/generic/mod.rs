@@ -1,6 +1,7 @@
 //! Each algorithm once, over any [`Vector`](crate::vector::Vector).
 
 pub(crate) mod exp;
+pub(crate) mod fetch;
 pub(crate) mod fuse;
 pub(crate) mod gemm;
 pub(crate) mod grouped;

@@ -95,6 +95,18 @@ pub(crate) struct Inputs<'a, const M: usize, const N: usize> {
     pub(crate) out: *mut f32,
 }
 
+impl<const M: usize, const N: usize> Inputs<'_, M, N> {
+    /// Transforms row `I` of a tile and stores `lanes` channels of it.
+    #[inline(always)]
+    fn row<V: Vector, const I: usize>(&self, v: V, half: &[[V::Reg; N]; N], at: usize, lanes: usize) {
+        let r = input::<V, N>(v, half.map(|column| column[I % N]));
+        for (j, r) in r.into_iter().enumerate() {
+            // SAFETY: `out` has `N * N` times `step` values, `step` at least those of all tiles.
+            unsafe { v.store_some(self.out.add((I * N + j) * self.step + at), r, lanes) };
+        }
+    }
+}
+
 impl<const M: usize, const N: usize> Job for Inputs<'_, M, N> {
     type Out = ();
 
@@ -120,13 +132,15 @@ impl<const M: usize, const N: usize> Job for Inputs<'_, M, N> {
                     }
                     *half = input::<V, N>(v, d);
                 }
-                for i in 0..N {
-                    let r = input::<V, N>(v, half.map(|column| column[i]));
-                    for (j, r) in r.into_iter().enumerate() {
-                        let at = (i * N + j) * self.step + t * self.c_in + c;
-                        // SAFETY: `out` has `N * N` times `step` values, `step` at least those of all tiles.
-                        unsafe { v.store_some(self.out.add(at), r, lanes) };
-                    }
+                let at = t * self.c_in + c;
+                // Each row by itself: a loop over them would index registers, which sends all of them through memory.
+                self.row::<V, 0>(v, &half, at, lanes);
+                self.row::<V, 1>(v, &half, at, lanes);
+                self.row::<V, 2>(v, &half, at, lanes);
+                self.row::<V, 3>(v, &half, at, lanes);
+                if N == 6 {
+                    self.row::<V, 4>(v, &half, at, lanes);
+                    self.row::<V, 5>(v, &half, at, lanes);
                 }
             }
         }

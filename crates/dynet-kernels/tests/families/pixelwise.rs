@@ -164,7 +164,8 @@ fn a_shuffle_is_the_transposed_groups_of_the_concatenation() {
     for _ in 0..50 {
         let (pixels, groups, each) = (r.below(9) + 1, r.below(4) + 1, r.below(30) + 1);
         let c = groups * each;
-        let first = r.below(c + 1);
+        // Parts of whole groups, and others.
+        let first = if r.coin() { r.below(groups + 1) * each } else { r.below(c + 1) };
         let (a, b) = (r.values(pixels * c), r.values(pixels * c));
         let parts = [(Pixels::new(&a, c), first), (Pixels::new(&b, c), c - first)];
         let mut out = vec![GUARD; pixels * c];
