@@ -218,9 +218,12 @@ fn pair(a: &ModelAnalysis, b: &ModelAnalysis) -> String {
             (mean(|p| p.0), mean(|p| p.1))
         }
     };
+    let lower = both.iter().filter(|p| p.0 < p.1).count();
+    let higher = both.iter().filter(|p| p.0 > p.1).count();
+    // A few layers may carry the mean: most of them must agree with it.
     let verb = match mean_a - mean_b {
-        d if d < -ALIKE => "less correlated than",
-        d if d > ALIKE => "more correlated than",
+        d if d < -ALIKE && lower >= higher => "less correlated than",
+        d if d > ALIKE && higher >= lower => "more correlated than",
         _ => "about as correlated as",
     };
     let mut text = format!(
@@ -228,7 +231,6 @@ fn pair(a: &ModelAnalysis, b: &ModelAnalysis) -> String {
         a.label, b.label
     );
     if !both.is_empty() {
-        let lower = both.iter().filter(|p| p.0 < p.1).count();
         text += &format!(", lower in {lower} of the {} layers that both have", both.len());
     }
     text + "."

@@ -140,6 +140,20 @@ fn two_models() -> Report {
     Report::new("made-up \"images\"", classes, Options::default(), models)
 }
 
+#[test]
+fn one_layer_does_not_make_a_net_less_correlated() {
+    let mut models = vec![analysis("one", true, 20, 0.1), analysis("other", false, 20, 0.1)];
+    for (i, [r, other]) in [[0.1, 0.9], [0.3, 0.2], [0.3, 0.2]].into_iter().enumerate() {
+        models[0].layers[i].maps.stats.mean_abs = r;
+        models[1].layers[i].maps.stats.mean_abs = other;
+    }
+    models.iter_mut().for_each(|m| m.layers.truncate(3));
+    let report = Report::new("made-up", model(true).labels, Options::default(), models);
+    let finding = report.finding();
+    assert!(finding.contains("about as correlated as"), "{finding}");
+    assert!(finding.contains("lower in 1 of the 3 layers"), "{finding}");
+}
+
 /// The report of the two, written once for all tests, where its screenshots stay.
 fn written() -> &'static (Report, Written) {
     static WRITTEN: OnceLock<(Report, Written)> = OnceLock::new();
