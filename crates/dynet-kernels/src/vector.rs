@@ -8,6 +8,8 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Rows of the largest tile of the matrix product: `MR` x 2 accumulators + 2 weights + 1 broadcast.
     const MR: usize;
+    /// Whether some lanes are loaded and stored in the time of all: else loops are compiled for whole registers, too.
+    const FREE_MASKS: bool = true;
     /// A register of `LANES` values.
     type Reg: Copy;
     /// Positions of lanes for [`Vector::permute`].

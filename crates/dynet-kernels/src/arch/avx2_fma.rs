@@ -124,6 +124,7 @@ impl Vector for Avx2Fma {
     const LANES: usize = 8;
     // 6 x 2 accumulators + 2 weights + 1 broadcast = 15 of 16 registers.
     const MR: usize = 6;
+    const FREE_MASKS: bool = false;
     type Reg = __m256;
     type Index = [__m256i; 2];
     type Half = Self;
@@ -159,8 +160,13 @@ impl Vector for Avx2Fma {
         intrinsic!(_mm256_maskload_ps(p, self.mask(n)))
     }
 
+    /// A masked store takes a Zen 2 or 3 six to twelve cycles (uops.info, `VMASKMOVPS m256`): none where all lanes
+    /// are stored.
     #[inline(always)]
     unsafe fn store_some(self, p: *mut f32, x: Self::Reg, n: usize) {
+        if n >= 8 {
+            return intrinsic!(_mm256_storeu_ps(p, x));
+        }
         intrinsic!(_mm256_maskstore_ps(p, self.mask(n), x))
     }
 

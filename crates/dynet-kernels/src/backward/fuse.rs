@@ -42,13 +42,12 @@ impl FuseColumns<'_> {
         let nr = 2 * V::LANES;
         // SAFETY: `cols` coefficients of each expert exist; `run` checked the panel.
         unsafe {
-            let c: [[V::Reg; 2]; E] = std::array::from_fn(|e| {
+            let mut c = [[v.splat(0.0); 2]; E];
+            for (e, c) in c.iter_mut().enumerate() {
                 let at = self.coefs.add((first + e) * self.step);
-                [
-                    v.load_some(at, self.cols),
-                    v.load_some(at.wrapping_add(V::LANES), self.cols.saturating_sub(V::LANES)),
-                ]
-            });
+                c[0] = v.load_some(at, self.cols);
+                c[1] = v.load_some(at.wrapping_add(V::LANES), self.cols.saturating_sub(V::LANES));
+            }
             let mut w = self.packed.as_ptr().add(first * nr);
             let mut out = self.fused.as_mut_ptr();
             for _ in 0..k {

@@ -11,6 +11,8 @@ const MAX_LANES: usize = 16;
 pub(crate) trait Fetch<V: Vector> {
     /// Whether a group has one input.
     const ONE_INPUT: bool = false;
+    /// Whether all lanes have a channel, known when compiling.
+    const WHOLE: bool = false;
 
     /// Lane `l`: input `i` of the group of output channel `l`.
     ///
@@ -29,19 +31,23 @@ pub(crate) trait Fetch<V: Vector> {
     }
 }
 
-/// Depthwise: lane `l` is channel `channel + l`.
-pub(crate) struct Straight {
+/// Depthwise: lane `l` is channel `channel + l`; `WHOLE` for all lanes.
+pub(crate) struct Straight<const WHOLE: bool> {
     pub(crate) channel: usize,
     pub(crate) lanes: usize,
 }
 
-impl<V: Vector> Fetch<V> for Straight {
+impl<V: Vector, const WHOLE: bool> Fetch<V> for Straight<WHOLE> {
     const ONE_INPUT: bool = true;
+    const WHOLE: bool = WHOLE;
 
     #[inline(always)]
     unsafe fn fetch(&self, v: V, pixel: *const f32, _: usize) -> V::Reg {
         // SAFETY: the pixel has `lanes` channels from `channel` on.
-        unsafe { v.load_some(pixel.add(self.channel), self.lanes) }
+        unsafe {
+            let p = pixel.add(self.channel);
+            if WHOLE { v.load(p) } else { v.load_some(p, self.lanes) }
+        }
     }
 }
 

@@ -96,33 +96,34 @@ impl FusePanel<'_> {
     /// Coefficients of the panel's channels, times the scale of int8 weights; zeros behind the last channel.
     #[inline(always)]
     fn coefficients<V: Vector, const E: usize>(&self, v: V, first: usize) -> [[V::Reg; 2]; E] {
+        // Loops: the compiler leaves closures of `from_fn` as functions apart, which lack the instruction set, and then
+        // calls each intrinsic.
         let n = self.panels.n();
-        std::array::from_fn(|e| {
-            std::array::from_fn(|j| {
+        let mut all = [[v.splat(1.0); 2]; E];
+        for (e, all) in all.iter_mut().enumerate() {
+            for (j, coef) in all.iter_mut().enumerate() {
                 let c0 = self.panel * 2 * V::LANES + j * V::LANES;
                 let lanes = n.saturating_sub(c0).min(V::LANES);
-                let some = |xs: &[f32]| {
-                    let xs = if lanes == 0 { &[] } else { &xs[(first + e) * n + c0..][..lanes] };
-                    // SAFETY: `xs` has `lanes` values.
-                    unsafe { v.load_some(xs.as_ptr(), lanes) }
-                };
-                let coef = match self.coefs {
-                    None => v.splat(1.0),
+                let from = if lanes == 0 { 0..0 } else { (first + e) * n + c0..(first + e) * n + c0 + lanes };
+                match self.coefs {
+                    None => {}
                     Some(c) if c.first_panel().is_some() => {
                         let before = self.panel - c.first_panel().unwrap_or(0);
                         let at = (before * self.panels.experts() + first + e) * 2 * V::LANES + j * V::LANES;
                         // SAFETY: the slice is a register long.
-                        unsafe { v.load(c.data()[at..][..V::LANES].as_ptr()) }
+                        *coef = unsafe { v.load(c.data()[at..][..V::LANES].as_ptr()) };
                     }
-                    Some(c) if c.channels() == 1 => v.splat(c.data()[first + e]),
-                    Some(c) => some(c.data()),
-                };
-                match &self.panels.data {
-                    Data::Int8(_, scale) => v.mul(coef, some(scale)),
-                    _ => coef,
+                    Some(c) if c.channels() == 1 => *coef = v.splat(c.data()[first + e]),
+                    // SAFETY: the slice has `lanes` values.
+                    Some(c) => *coef = unsafe { v.load_some(c.data()[from.clone()].as_ptr(), lanes) },
                 }
-            })
-        })
+                if let Data::Int8(_, scale) = &self.panels.data {
+                    // SAFETY: as above.
+                    *coef = v.mul(*coef, unsafe { v.load_some(scale[from].as_ptr(), lanes) });
+                }
+            }
+        }
+        all
     }
 }
 

@@ -1,6 +1,7 @@
 //! The matrix product: rows of pixels times a panel of packed weights.
 
 use crate::activation::Activation;
+use crate::generic::LINE_BYTES;
 use crate::generic::pixelwise::reactivate;
 use crate::geometry::ZERO;
 use crate::vector::{Job, Vector};
@@ -94,8 +95,9 @@ impl Sink {
     /// Asks for the lines of a tile that are read and written when its sums are made.
     #[inline(always)]
     fn expect<V: Vector, const MR: usize, const NB: usize>(&self, v: V) {
+        let registers = (LINE_BYTES / size_of::<f32>()).div_ceil(V::LANES);
         for i in 0..MR {
-            for j in 0..NB {
+            for j in (0..NB).step_by(registers) {
                 v.prefetch_to_write(self.out.wrapping_add(i * self.ld + j * V::LANES));
                 if !self.residual.is_null() {
                     v.prefetch(self.residual.wrapping_add(i * self.residual_ld + j * V::LANES).cast());
@@ -147,19 +149,15 @@ impl Ahead {
 
     /// Where to go on, and by how much with each value of `k`.
     #[inline(always)]
-    fn step(&mut self) -> usize {
+    fn step<V: Vector>(&mut self) -> usize {
         if self.next >= self.end
             && let Some(later) = self.later
         {
             *self = Self::new(later);
         }
-        if self.next < self.end { AHEAD_BYTES } else { 0 }
+        if self.next < self.end { V::ROW * size_of::<f32>() } else { 0 }
     }
 }
-
-/// Bytes that are asked for with each value of `k`: two cache lines. A tile of 14 x 32 takes 14 to 28 cycles for it,
-/// so that this is 20 to 40 GB/s, what memory gives a core.
-pub(crate) const AHEAD_BYTES: usize = 128;
 
 /// Multiplies `rows` rows with the rows `k` of one panel `[k][nr]`.
 ///
@@ -274,7 +272,7 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
             return ahead;
         }
         for _ in 0..tiles {
-            let step = if V::ROW == 2 * V::LANES { ahead.step() } else { 0 };
+            let step = if V::ROW == 2 * V::LANES { ahead.step::<V>() } else { 0 };
             if far {
                 sink.expect::<V, MR, NB>(v);
             }
@@ -324,8 +322,12 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
         }
         for k in 0..len {
             if V::ROW == 2 * V::LANES {
+                // As many bytes as the panel has here: a tile of 14 x 32 takes 14 to 28 cycles for 128, one of 6 x 16
+                // takes 6 for 64, so that this is 20 to 40 GB/s, what memory gives a core.
                 v.prefetch(ahead);
-                v.prefetch(ahead.wrapping_add(AHEAD_BYTES / 2));
+                if V::ROW * size_of::<f32>() > LINE_BYTES {
+                    v.prefetch(ahead.wrapping_add(LINE_BYTES));
+                }
                 ahead = ahead.wrapping_add(step);
             }
             // SAFETY: `k` lies within the segment, and the panel has a row of registers for each value.

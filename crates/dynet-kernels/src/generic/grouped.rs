@@ -26,6 +26,7 @@
 //! to 4 times with stride 2.
 
 use crate::activation::Activation;
+use crate::generic::LINE_BYTES;
 use crate::generic::fetch::{Broadcast, Fetch, Gathered, MAX_INPUTS, Permuted, Straight};
 use crate::generic::gemm::FAR_BYTES;
 use crate::geometry::Geometry;
@@ -161,22 +162,21 @@ impl<const K: usize, const S: usize, const TX: usize> Job for Band<'_, K, S, TX>
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let p = &self.panel;
-        for c in (0..p.cols).step_by(V::LANES) {
-            let lanes = (p.cols - c).min(V::LANES);
-            let channel = p.input(c, lanes, 0);
-            if p.group == [1, 1] {
-                self.register(v, c, lanes, &Straight { channel, lanes });
-            } else if K == 0 {
-                let channels = std::array::from_fn(|l| p.input(c, lanes, l));
-                self.register(v, c, lanes, &Gathered { channels });
-            } else {
-                let mut index = [v.index(|_| 0); MAX_INPUTS];
-                for (i, index) in index.iter_mut().enumerate().take(p.group[0]) {
-                    *index = v.index(|l| p.input(c, lanes, l) - channel + i);
-                }
-                self.register(v, c, lanes, &Permuted { channel, lanes: p.inputs - channel, index });
+        if V::LANES * size_of::<f32>() >= LINE_BYTES {
+            return self.registers(v);
+        }
+        // Several registers of channels share a line, which is fetched once if they take turns at a few tiles.
+        let mut y = self.panel.rows[0];
+        while y < self.panel.rows[1] {
+            let mut tile = 0;
+            let mut part = self.few_rows(y, CHUNK_TILES / 2);
+            while tile < self.tiles {
+                part.x0 = self.x0 + tile * TX;
+                part.tiles = (self.tiles - tile).min(CHUNK_TILES / 2);
+                part.registers(v);
+                tile += part.tiles;
             }
+            y = part.panel.rows[1];
         }
     }
 }
@@ -193,7 +193,7 @@ impl<const K: usize, const S: usize, const TX: usize> Job for ByGroup<'_, K, S, 
         let p = &self.0.panel;
         let mut y = p.rows[0];
         while y < p.rows[1] {
-            let band = self.0.few_rows(y);
+            let band = self.0.few_rows(y, self.0.tiles);
             let mut c = 0;
             while c < p.cols {
                 let lanes = (p.group[1] - (p.channel0 + c) % p.group[1]).min(p.cols - c);
@@ -206,19 +206,44 @@ impl<const K: usize, const S: usize, const TX: usize> Job for ByGroup<'_, K, S, 
 }
 
 impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
-    /// The rows from `y` on that are computed for one group before the next one: a few, so that reading goes along rows,
-    /// which memory likes, and finds them in the first cache for all groups but the first.
+    /// The rows from `y` on that are computed for one group, or register, before the next one, where that takes `tiles`
+    /// tiles of each row: a few, so that reading goes along rows, which memory likes, and finds them in the first cache
+    /// for all groups but the first.
     #[inline(always)]
-    fn few_rows(&self, y: usize) -> Self {
+    fn few_rows(&self, y: usize, tiles: usize) -> Self {
         let [from, to] = self.panel.rows;
         let at = (y - from) * self.panel.geometry.output()[1];
         let mut panel = self.panel;
-        panel.rows = [y, to.min(y + 2 * CHUNK_TILES.div_ceil(self.tiles))];
+        panel.rows = [y, to.min(y + 2 * CHUNK_TILES.div_ceil(tiles.min(self.tiles)))];
         panel.out = panel.out.wrapping_add(at * panel.out_ld);
         if !panel.residual.is_null() {
             panel.residual = panel.residual.wrapping_add(at * panel.residual_ld);
         }
         Self { panel, ..*self }
+    }
+
+    /// All tiles of the band, a register of output channels after the other.
+    #[inline(always)]
+    fn registers<V: Vector>(&self, v: V) {
+        let p = &self.panel;
+        for c in (0..p.cols).step_by(V::LANES) {
+            let lanes = (p.cols - c).min(V::LANES);
+            let channel = p.input(c, lanes, 0);
+            if p.group == [1, 1] && !V::FREE_MASKS && lanes == V::LANES {
+                self.register(v, c, lanes, &Straight::<true> { channel, lanes });
+            } else if p.group == [1, 1] {
+                self.register(v, c, lanes, &Straight::<false> { channel, lanes });
+            } else if K == 0 {
+                let channels = std::array::from_fn(|l| p.input(c, lanes, l));
+                self.register(v, c, lanes, &Gathered { channels });
+            } else {
+                let mut index = [v.index(|_| 0); MAX_INPUTS];
+                for (i, index) in index.iter_mut().enumerate().take(p.group[0]) {
+                    *index = v.index(|l| p.input(c, lanes, l) - channel + i);
+                }
+                self.register(v, c, lanes, &Permuted { channel, lanes: p.inputs - channel, index });
+            }
+        }
     }
 
     /// All tiles of the band for the output channels of one register, `lanes` from column `c` of the panel on.
@@ -234,6 +259,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
         unsafe {
             let bias = if p.bias.is_null() { v.splat(0.0) } else { v.load_some(p.bias.add(c), lanes) };
             let w = p.panel.add(c);
+            let bounds = if p.residual.is_null() { p.act.bounds() } else { None };
             let mut sum = v.splat(0.0);
             for tile in 0..self.tiles {
                 let x = self.x0 + tile * TX;
@@ -244,7 +270,16 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                         expect::<V, TX, 2>(v, (&p, &g), c, [y, x]);
                     }
                     let acc = slide::<V, F, K, S, TX, 2>(v, fetch, (&p, &g), w, [y, x], bias);
-                    sum = v.add(sum, finish(v, &p, acc, ((y - p.rows[0]) * width + x, width), (c, lanes)));
+                    sum = v.add(
+                        sum,
+                        finish::<V, F, TX, _>(
+                            v,
+                            (&p, bounds),
+                            acc,
+                            ((y - p.rows[0]) * width + x, width),
+                            (c, lanes),
+                        ),
+                    );
                     y += 2;
                 }
                 while y < p.rows[1] {
@@ -256,7 +291,16 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                     } else {
                         any::<V, F, TX>(v, fetch, (&p, &g), w, [y, x], bias)
                     };
-                    sum = v.add(sum, finish(v, &p, acc, ((y - p.rows[0]) * width + x, width), (c, lanes)));
+                    sum = v.add(
+                        sum,
+                        finish::<V, F, TX, _>(
+                            v,
+                            (&p, bounds),
+                            acc,
+                            ((y - p.rows[0]) * width + x, width),
+                            (c, lanes),
+                        ),
+                    );
                     y += 1;
                 }
             }
@@ -276,6 +320,10 @@ fn expect<V: Vector, const TX: usize, const TY: usize>(
     c: usize,
     [y, x]: [usize; 2],
 ) {
+    // Two registers of eight lanes share a line.
+    if !(c * size_of::<f32>()).is_multiple_of(LINE_BYTES) {
+        return;
+    }
     for i in 0..TX * TY {
         let pixel = (y - p.rows[0] + i / TX) * g.output()[1] + x + i % TX;
         v.prefetch_to_write(p.out.wrapping_add(pixel * p.out_ld + c));
@@ -423,27 +471,27 @@ unsafe fn any<V: Vector, F: Fetch<V>, const TX: usize>(
 }
 
 /// Adds the residual, applies the activation and stores a tile; from output pixel `at` of the rows on, which are `width` pixels
-/// wide; returns the sum of what it stored.
+/// wide; returns the sum of what it stored. `bounds` are the activation's if it is a clamp and there is no residual.
 ///
 /// # Safety
 /// As in [`Band::register`].
 #[inline(always)]
-unsafe fn finish<V: Vector, const TX: usize, const TY: usize>(
+unsafe fn finish<V: Vector, F: Fetch<V>, const TX: usize, const TY: usize>(
     v: V,
-    p: &GroupedPanel<'_>,
+    (p, bounds): (&GroupedPanel<'_>, Option<[f32; 2]>),
     acc: Acc<V, TX, TY>,
     (at, width): (usize, usize),
     (c, lanes): (usize, usize),
 ) -> V::Reg {
     let mut of_tile = v.splat(0.0);
-    if let (Some([lo, hi]), true) = (p.act.bounds(), p.residual.is_null()) {
+    if let Some([lo, hi]) = bounds {
         let (lo, hi) = (v.splat(lo), v.splat(hi));
         for (o, acc) in acc.iter().enumerate() {
             let mut out = p.out.wrapping_add((at + o * width) * p.out_ld + c);
             for acc in acc {
                 let result = v.min(hi, v.max(lo, *acc));
                 // SAFETY: a pixel of the output.
-                unsafe { v.store_some(out, result, lanes) };
+                unsafe { if F::WHOLE { v.store(out, result) } else { v.store_some(out, result, lanes) } };
                 out = out.wrapping_add(p.out_ld);
                 of_tile = v.add(of_tile, result);
             }

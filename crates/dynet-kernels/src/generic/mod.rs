@@ -8,3 +8,6 @@ pub(crate) mod grouped;
 pub(crate) mod matvec;
 pub(crate) mod pixelwise;
 pub(crate) mod winograd;
+
+/// Bytes of a cache line.
+pub(crate) const LINE_BYTES: usize = 64;
