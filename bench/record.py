@@ -108,10 +108,13 @@ def paper(a, net, static, threads):
 
 
 def machine():
-    name = platform.processor() or platform.machine()
+    """The processor, the widest instructions it has for vectors, and cores."""
     with open("/proc/cpuinfo") as f:
-        name = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores"
+        info = dict(line.split(":", 1) for line in f if ":" in line)
+    found = {key.strip(): value.strip() for key, value in info.items()}
+    name, flags = found.get("model name", platform.machine()), found.get("flags", "").split()
+    widest = next((isa for flag, isa in [("avx512f", "AVX-512"), ("avx2", "AVX2")] if flag in flags), "neither AVX-512 nor AVX2")
+    return f"{name} ({widest}), {os.cpu_count()} cores"
 
 
 def markdown(head, rows):
