@@ -19,6 +19,7 @@ PEERS = os.path.join(HERE, "peers.py")
 NETS = ["mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "shufflenet_v2_x1_0", "resnet18", "resnet50"]
 # The paper's nets and the static nets that they replace.
 PAPER = [("dy_resnet50", "resnet50"), ("dy_resnet18", "resnet18"), ("dy_mobile", "mobilenet_v2"), ("dy_shuffle_x1_0", "shufflenet_v2_x1_0")]
+BATCHES = "1,8"
 TRAINING = [("mobilenet_v3_small", 32, 224), ("mobilenet_v3_small", 64, 64), ("mobilenet_v2", 32, 96), ("shufflenet_v2_x1_0", 32, 96),
             ("resnet18", 32, 64), ("resnet50", 16, 64)]
 
@@ -28,14 +29,14 @@ def last_json(command):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def cases(nets):
-    """Net, experts, batch, form of the exported graph."""
+def cases(nets, batches):
+    """Net, experts, batch, form of the exported graph: batches of a dynamic net in both forms."""
     for net in nets:
-        yield net, 0, 1, "fuse"
-        yield net, 0, 8, "fuse"
-        yield net, 4, 1, "fuse"
-        yield net, 4, 8, "fuse"
-        yield net, 4, 8, "groups"
+        for experts in (0, 4):
+            for batch in batches:
+                yield net, experts, batch, "fuse"
+                if experts and batch > 1:
+                    yield net, experts, batch, "groups"
 
 
 def peer(a, net, experts, batch, mode, threads, engine=None):
@@ -201,7 +202,7 @@ def inference(a):
     nets = [a.only] if a.only else NETS
     end = time.monotonic() + a.minutes * 60
     todo = [] if a.only else [lambda p=p, t=t: own.append(paper(a, *p, t)) for p in PAPER for t in (1, 2)]
-    for case in cases(nets):
+    for case in cases(nets, [int(b) for b in a.batches.split(",")]):
         scale = exported(a, *case)
         todo += [lambda c=case, t=t, s=scale: rows.append(measure(a, *c, t, s)) for t in (1, 2)]
     for done, work in enumerate(todo):
@@ -260,7 +261,7 @@ def write(a, rows, text):
         f.writelines(json.dumps(row) + "\n" for row in rows)
     command = f"bench/record.py {a.what} --rounds {a.rounds}"
     if a.what == "inference":
-        command += f" --seconds {a.seconds} --engines {a.engines}"
+        command += f" --seconds {a.seconds} --engines {a.engines}" + (f" --batches {a.batches}" if a.batches != BATCHES else "")
     with open(a.out + ".md", "w") as f:
         f.write(f"# {a.what.capitalize()}, {datetime.date.today()}\n\n{machine()}. `{command}`. Milliseconds, medians over the rounds of each engine's "
                 "median; each engine alone in its process, the engines in turn.\n\n" + text)
@@ -273,6 +274,7 @@ def main():
     p.add_argument("--work", default="peers", help="folder for exported nets")
     p.add_argument("--out", required=True, help="path of the record without its ending")
     p.add_argument("--only", choices=NETS)
+    p.add_argument("--batches", default=BATCHES, help="images of a run, several with commas")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=0.7, help="per engine and round")
     p.add_argument("--minutes", type=float, default=float("inf"), help="start no case of `inference` after this time")

@@ -26,7 +26,7 @@ for one in "$@"; do
     "$dynet" train --twin --resume "$name" --runs "$out" --json >> "$out/$name.jsonl"
   else
     "$dynet" train --twin --data "$data" --runs "$out" --name "$name" --seed "$seed" --epochs 6 --model "$net" \
-      ${design[$net]} --set optimizer.learning_rate=0.05 \
+      ${design[$net]} --set optimizer.learning_rate=0.05 --set optimizer.predictor_rate=2 \
       --set model.small_stem=false --set schedule.temperature_start=30 --set schedule.temperature_epochs=5 \
       --set 'model.dynamic={experts=4,activation={softmax={temperature=1.0}},scope="layer",dropout=0.0,outside_blocks=false}' \
       --set 'augment.crop={pad={pixels=4}}' --json > "$out/$name.jsonl"

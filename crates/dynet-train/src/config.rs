@@ -197,7 +197,7 @@ impl Default for OptimizerConfig {
         Self {
             rule: Rule::Sgd,
             learning_rate: 0.1,
-            predictor_rate: 2.0,
+            predictor_rate: 5.0,
             predictor_decay: 0.0,
             momentum: 0.9,
             nesterov: true,

@@ -124,6 +124,33 @@ pub(crate) fn softmax(isa: Isa, r: &mut Random, what: &str) {
     }
 }
 
+/// A fixed kernel that is multiplied with less would be made of subnormal numbers, which take Intel's cores a hundred
+/// times as long.
+#[test]
+fn coefficients_that_vanish_are_zeros() {
+    for isa in Isa::available() {
+        let logits = [0.0, -40.0, -70.0, -87.0, -1e3, -1e11];
+        let mut coefs = logits.to_vec();
+        pixelwise::softmax(isa, 1, 1.0, &mut coefs);
+        assert_eq!(coefs[0], 1.0, "{isa}: {coefs:?}");
+        let small = f64::from(coefs[1]);
+        assert!((small / (-40.0_f64).exp() - 1.0).abs() < 1e-5, "{isa}: {coefs:?}");
+        assert_eq!(coefs[2..], [0.0; 4], "{isa}");
+        let sigmoid = |x: &[f32]| {
+            let mut out = vec![GUARD; x.len()];
+            let mut tile = Tile::whole(&mut out, 1, x.len(), x.len());
+            pixelwise::activate(isa, Pixels::new(x, x.len()), Activation::Sigmoid, &mut tile, None);
+            out
+        };
+        let shares = sigmoid(&logits);
+        assert_eq!((shares[0], &shares[2..]), (0.5, &[0.0; 4][..]), "{isa}");
+        assert_eq!(sigmoid(&logits.map(|x| -x))[1..], [1.0; 5], "{isa}");
+        let mut bad = [f32::NAN, 0.0];
+        pixelwise::softmax(isa, 1, 1.0, &mut bad);
+        assert!(bad.iter().all(|c| c.is_nan()), "{isa}: {bad:?}");
+    }
+}
+
 #[test]
 fn copies_put_every_value_where_it_belongs() {
     let r = &mut Random(3);
