@@ -95,7 +95,7 @@ impl Default for ModelConfig {
 impl ModelConfig {
     /// The main job's net: the paper's Dy-ResNet18, so narrow that it lacks capacity, which is what dynamic kernels
     /// give. Chosen on validation images among those of `bench/records/2026-11-24-main-job.md`; since small images keep
-    /// their size in the stem, as `bench/records/2026-11-26-main-job.md` has it, its maps are four times as large.
+    /// their size in the stem, as `bench/records/2026-11-26-main-job.md` has it, its maps have sixteen times as many pixels.
     pub(crate) fn main_job() -> Self {
         let dynamic = DynamicOptions {
             experts: 8,
