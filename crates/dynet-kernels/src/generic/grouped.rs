@@ -271,16 +271,9 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                         expect::<V, TX, 2>(v, (&p, &g), c, [y, x]);
                     }
                     let acc = slide::<V, F, K, S, TX, 2>(v, fetch, (&p, &g), w, [y, x], bias);
-                    sum = v.add(
-                        sum,
-                        finish::<V, F, TX, _>(
-                            v,
-                            (&p, bounds),
-                            acc,
-                            ((y - p.rows[0]) * width + x, width),
-                            (c, lanes),
-                        ),
-                    );
+                    let at = ((y - p.rows[0]) * width + x, width);
+                    let of_tile = finish::<V, F, TX, _>(v, (&p, bounds), acc, at, (c, lanes));
+                    sum = v.add(sum, of_tile);
                     y += 2;
                 }
                 while y < p.rows[1] {
@@ -292,16 +285,9 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                     } else {
                         any::<V, F, TX>(v, fetch, (&p, &g), w, [y, x], bias)
                     };
-                    sum = v.add(
-                        sum,
-                        finish::<V, F, TX, _>(
-                            v,
-                            (&p, bounds),
-                            acc,
-                            ((y - p.rows[0]) * width + x, width),
-                            (c, lanes),
-                        ),
-                    );
+                    let at = ((y - p.rows[0]) * width + x, width);
+                    let of_tile = finish::<V, F, TX, _>(v, (&p, bounds), acc, at, (c, lanes));
+                    sum = v.add(sum, of_tile);
                     y += 1;
                 }
             }
