@@ -160,7 +160,7 @@ impl Vector for Avx2Fma {
         intrinsic!(_mm256_maskload_ps(p, self.mask(n)))
     }
 
-    /// A masked store takes a Zen 2 or 3 six to twelve cycles (uops.info, `VMASKMOVPS m256`): none where all lanes
+    /// Masked stores are slow on Zen 1 to 3, as LLVM has it too (llvm-project pull request 214187): none where all lanes
     /// are stored.
     #[inline(always)]
     unsafe fn store_some(self, p: *mut f32, x: Self::Reg, n: usize) {

@@ -27,7 +27,7 @@ pub(crate) fn exp<V: Vector>(v: V, x: V::Reg) -> V::Reg {
 }
 
 /// Zero for what is below 2^-100. A coefficient near 2^-126 would make subnormal numbers of the weights that it is
-/// multiplied with, and some processors take a hundred times as long for one of those. Subtracting it leaves values
+/// multiplied with, for which some processors take many times as long. Subtracting it leaves values
 /// from 2^-76 on as they are.
 #[inline(always)]
 fn flush<V: Vector>(v: V, x: V::Reg) -> V::Reg {

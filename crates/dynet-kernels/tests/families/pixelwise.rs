@@ -124,7 +124,7 @@ pub(crate) fn softmax(isa: Isa, r: &mut Random, what: &str) {
     }
 }
 
-/// A fixed kernel that is multiplied with less would be made of subnormal numbers, which take Intel's cores a hundred
+/// A fixed kernel that is multiplied with less would be made of subnormal numbers, for which Intel's cores take many
 /// times as long.
 #[test]
 fn coefficients_that_vanish_are_zeros() {
