@@ -152,7 +152,15 @@ impl<'a> Bench<'a> {
             let c = Conv { x, taps, weights, coefs, groups: 1, input_scale: None, epilogue };
             conv(self.isa, &c, scratch, &mut tile, None);
         } else {
-            let c = GroupedConv { x, geometry: &self.geometry, weights, coefs, groups: s.groups, epilogue };
+            let c = GroupedConv {
+                x,
+                origin: [0, 0],
+                geometry: &self.geometry,
+                weights,
+                coefs,
+                groups: s.groups,
+                epilogue,
+            };
             grouped(self.isa, &c, scratch, &mut tile, None);
         }
         black_box(&mut self.out);

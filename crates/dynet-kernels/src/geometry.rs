@@ -1,5 +1,7 @@
 //! Which input pixels a convolution reads for each output pixel.
 
+use std::ops::Range;
+
 /// What lies outside the image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Border {
@@ -80,6 +82,14 @@ impl Geometry {
     /// Whether output pixel `p` reads input pixel `p` and no other.
     pub fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
+    }
+
+    /// The input rows that some output rows read, those outside the image left out.
+    pub fn rows_read(&self, rows: Range<usize>) -> Range<usize> {
+        let last = self.at(0, rows.end.max(1) - 1, self.kernel[0] - 1) + 1;
+        let clamp = |row: isize| row.clamp(0, self.input[0] as isize) as usize;
+        let first = clamp(self.at(0, rows.start, 0));
+        first..if rows.is_empty() { first } else { clamp(last).max(first) }
     }
 
     /// Where tap `t` of output pixel `p` reads along direction `d`, in pixels that may lie outside.

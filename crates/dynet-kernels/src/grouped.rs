@@ -16,8 +16,10 @@ use crate::view::{Coefs, Epilogue, Pixels};
 /// of one group; output `[output pixels][c_out]`.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupedConv<'a> {
-    /// The image.
+    /// The image, or a part of it that holds all that the tile reads.
     pub x: Pixels<'a>,
+    /// First row of the image and first channel that `x` holds: `[0, 0]` for the whole image.
+    pub origin: [usize; 2],
     /// Its window.
     pub geometry: &'a Geometry,
     /// Packed weights.
@@ -49,11 +51,34 @@ impl GroupedConv<'_> {
         assert!(whole, "pixels {}..{pixels} are no whole rows of {height} x {width}", out.pixel0());
         assert_eq!(w.n() % self.groups, 0, "{} output channels in {} groups", w.n(), self.groups);
         assert_eq!(w.k() % g.taps(), 0, "{} rows of weights for {} taps", w.k(), g.taps());
-        self.x.check(g.input[0] * g.input[1], self.groups * (w.k() / g.taps()));
+        self.check_input(out, pixels / width);
         if let Some(coefs) = self.coefs {
             coefs.check(w.experts(), w.n());
         }
         self.epilogue.check(pixels, end);
+    }
+
+    /// Input channels that a tile reads, from and to.
+    fn inputs(&self, out: &Tile<'_>) -> [usize; 2] {
+        let (inputs, outputs) = (self.weights.k() / self.geometry.taps(), self.weights.n() / self.groups);
+        let last = out.channel0() + out.channels() - 1;
+        [out.channel0() / outputs * inputs, (last / outputs + 1) * inputs]
+    }
+
+    /// Whether the part of the image that there is holds what a tile reads, whose last row comes before `end`.
+    fn check_input(&self, out: &Tile<'_>, end: usize) {
+        let (g, [row, channel]) = (self.geometry, self.origin);
+        if out.pixels() == 0 || out.channels() == 0 {
+            return;
+        }
+        let rows = g.rows_read(out.pixel0() / g.output()[1]..end);
+        let [first, last] = self.inputs(out);
+        let inside = (rows.is_empty() || row <= rows.start) && channel <= first;
+        assert!(
+            inside,
+            "rows {rows:?}, channels {first}..{last} are read of an input from {row}, {channel} on"
+        );
+        self.x.check(rows.end.saturating_sub(row) * g.input[1], last - channel);
     }
 }
 
@@ -119,10 +144,11 @@ impl GroupedConv<'_> {
         let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();
         GroupedPanel {
             geometry: g,
-            x: self.x.data.as_ptr(),
+            // Where the whole image would start: addresses outside of `x` are never read.
+            x: self.x.data.as_ptr().wrapping_sub(self.origin[0] * g.input[1] * self.x.ld + self.origin[1]),
             x_ld: self.x.ld,
             group: [c_in, w.n() / self.groups],
-            inputs: self.groups * c_in,
+            inputs: self.inputs(tile)[1],
             panel: panel.as_ptr(),
             channel0,
             cols: tile.channels(),

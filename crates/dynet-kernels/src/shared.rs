@@ -1,6 +1,7 @@
 //! One output that several threads fill, each tile by one of them.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How an output `[images][pixels][ld]` is cut into tiles.
@@ -157,6 +158,15 @@ impl<'a> Tile<'a> {
         let needed = if pixels == 0 { 0 } else { (pixels - 1) * ld + channels };
         assert!(data.len() >= needed, "output has {} values, {needed} needed", data.len());
         Self { data: data.as_mut_ptr(), pixel0: 0, channel0: 0, pixels, channels, ld, borrow: PhantomData }
+    }
+
+    /// Some pixels and channels of an output, in memory of their own: `[pixels][ld]`.
+    ///
+    /// # Panics
+    /// As [`Tile::whole`].
+    pub fn part(data: &'a mut [f32], pixels: Range<usize>, channels: Range<usize>, ld: usize) -> Self {
+        let whole = Self::whole(data, pixels.len(), channels.len(), ld);
+        Self { pixel0: pixels.start, channel0: channels.start, ..whole }
     }
 
     /// The same memory for a shorter time.

@@ -45,7 +45,7 @@ impl<V: Vector, const WHOLE: bool> Fetch<V> for Straight<WHOLE> {
     unsafe fn fetch(&self, v: V, pixel: *const f32, _: usize) -> V::Reg {
         // SAFETY: the pixel has `lanes` channels from `channel` on.
         unsafe {
-            let p = pixel.add(self.channel);
+            let p = pixel.wrapping_add(self.channel);
             if WHOLE { v.load(p) } else { v.load_some(p, self.lanes) }
         }
     }
@@ -64,7 +64,7 @@ impl<V: Vector> Fetch<V> for Permuted<V> {
         let high = self.lanes.saturating_sub(V::LANES);
         // SAFETY: the pixel has `lanes` channels from `channel` on; where none are left the address is not used.
         unsafe {
-            let at = pixel.add(self.channel);
+            let at = pixel.wrapping_add(self.channel);
             let low = v.load_some(at, self.lanes);
             v.permute(low, v.load_some(at.wrapping_add(V::LANES), high), self.index[i])
         }
@@ -83,7 +83,7 @@ impl<V: Vector> Fetch<V> for Gathered {
         let mut lanes = [0.0; MAX_LANES];
         for (lane, channel) in lanes.iter_mut().zip(self.channels) {
             // SAFETY: the pixel has all these channels.
-            *lane = unsafe { *pixel.add(channel + i) };
+            *lane = unsafe { *pixel.wrapping_add(channel + i) };
         }
         // SAFETY: a register has at most `MAX_LANES` lanes.
         unsafe { v.load(lanes.as_ptr()) }
@@ -102,7 +102,7 @@ impl<V: Vector> Fetch<V> for Broadcast {
     #[inline(always)]
     unsafe fn fetch(&self, v: V, pixel: *const f32, i: usize) -> V::Reg {
         // SAFETY: the pixel has all inputs of the group.
-        v.splat(unsafe { *pixel.add(self.channel + i) })
+        v.splat(unsafe { *pixel.wrapping_add(self.channel + i) })
     }
 
     #[inline(always)]

@@ -45,7 +45,7 @@ pub(crate) struct GroupedPanel<'a> {
     pub(crate) x_ld: usize,
     /// Channels of a group: inputs, outputs.
     pub(crate) group: [usize; 2],
-    /// Channels of the input.
+    /// One past the last input channel that is read.
     pub(crate) inputs: usize,
     /// `[tap][input of the group][nr]`.
     pub(crate) panel: *const f32,
@@ -152,10 +152,10 @@ fn tiles_of(width: usize) -> usize {
 }
 
 /// A band of columns: `tiles` tiles of `TX` pixels each in every row, `K` and `S` the kernel's side and stride.
-struct Band<'a, const K: usize, const S: usize, const TX: usize> {
-    x0: usize,
-    tiles: usize,
-    panel: GroupedPanel<'a>,
+pub(crate) struct Band<'a, const K: usize, const S: usize, const TX: usize> {
+    pub(crate) x0: usize,
+    pub(crate) tiles: usize,
+    pub(crate) panel: GroupedPanel<'a>,
 }
 
 impl<const K: usize, const S: usize, const TX: usize> Job for Band<'_, K, S, TX> {
@@ -223,6 +223,11 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
         Self { panel, ..*self }
     }
 
+    /// Whether tiles are one row high: where there are 16 registers.
+    const fn is_strips<V: Vector, F: Fetch<V>>() -> bool {
+        V::MR <= 8 && F::ONE_INPUT && K > 0
+    }
+
     /// All tiles of the band, a register of output channels after the other.
     #[inline(always)]
     fn registers<V: Vector>(&self, v: V) {
@@ -262,7 +267,11 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
             let w = p.panel.add(c);
             let bounds = if p.residual.is_null() { p.act.bounds() } else { None };
             let mut sum = v.splat(0.0);
-            for tile in 0..self.tiles {
+            let tiles = if Self::is_strips::<V, F>() { 0 } else { self.tiles };
+            if tiles == 0 {
+                sum = self.strips(v, fetch, [c, lanes], bias, bounds);
+            }
+            for tile in 0..tiles {
                 let x = self.x0 + tile * TX;
                 let mut y = p.rows[0];
                 // Two rows at once where the registers allow: each input then serves up to 2 K multiplications.
@@ -463,7 +472,7 @@ unsafe fn any<V: Vector, F: Fetch<V>, const TX: usize>(
 /// # Safety
 /// As in [`Band::register`].
 #[inline(always)]
-unsafe fn finish<V: Vector, F: Fetch<V>, const TX: usize, const TY: usize>(
+pub(crate) unsafe fn finish<V: Vector, F: Fetch<V>, const TX: usize, const TY: usize>(
     v: V,
     (p, bounds): (&GroupedPanel<'_>, Option<[f32; 2]>),
     acc: Acc<V, TX, TY>,

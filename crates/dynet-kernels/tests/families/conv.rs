@@ -273,8 +273,24 @@ fn run(
             conv(isa, &c, &mut scratch, &mut tile, sum);
         } else {
             let mut scratch = vec![GUARD; GroupedConv::scratch_len(weights, geometry)];
-            let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
+            // Every second tile sees no more of the image than it reads.
+            let (part, ld, origin) = part(c, inputs, &tile);
+            let (x, origin) = if index % 2 == 1 { (Pixels::new(&part, ld), origin) } else { (x, [0, 0]) };
+            let c = GroupedConv { x, origin, geometry, weights, coefs, groups, epilogue };
             grouped(isa, &c, &mut scratch, &mut tile, sum);
         }
     }
+}
+
+/// The part of the image that a tile of a grouped convolution reads, values from one of its pixels to the next, and its
+/// first row and channel.
+fn part(c: &Case, inputs: &Inputs, tile: &Tile<'_>) -> (Vec<f32>, usize, [usize; 2]) {
+    let (g, outputs) = (&c.geometry, c.c_out / c.groups);
+    let [first, last] =
+        [tile.channel0(), tile.channel0() + tile.channels() - 1].map(|t| t / outputs * c.c_in);
+    let width = g.output()[1];
+    let rows = g.rows_read(tile.pixel0() / width..(tile.pixel0() + tile.pixels()) / width);
+    let pixels = rows.start * g.input[1]..rows.end * g.input[1];
+    let channels = pixels.flat_map(|p| &inputs.x[p * inputs.ld..][first..last + c.c_in]);
+    (channels.copied().collect(), last + c.c_in - first, [rows.start, first])
 }
