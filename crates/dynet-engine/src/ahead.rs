@@ -19,8 +19,17 @@ struct Piece {
     /// Bytes of all pieces up to this one.
     end: usize,
     step: usize,
-    /// A panel of the step's gate; the step's own weights if there is none.
-    panel: Option<usize>,
+    block: Block,
+}
+
+/// Which of a step's weights.
+#[derive(Clone, Copy, Debug)]
+enum Block {
+    /// Those of a panel of its gate.
+    Gate(usize),
+    /// Those of the 1x1 convolution that makes its input.
+    Expand,
+    Own,
 }
 
 /// All weights of a plan, in order.
@@ -39,10 +48,10 @@ impl Stream {
         let mut stream = Self { pieces: Vec::new(), ends: Vec::new(), limits: Vec::new() };
         let mut end = 0;
         for (step, at) in steps.iter().enumerate() {
-            let gate = (0..gate(at).map_or(0, |g| g.len())).map(Some);
-            for panel in gate.chain([None]) {
-                end += bytes(at, panel).len();
-                stream.pieces.push(Piece { end, step, panel });
+            let gate = (0..gate(at).map_or(0, |g| g.len())).map(Block::Gate);
+            for block in gate.chain([Block::Expand, Block::Own]) {
+                end += bytes(at, block).len();
+                stream.pieces.push(Piece { end, step, block });
             }
             stream.ends.push(end);
         }
@@ -72,12 +81,13 @@ fn gate(step: &Step) -> Option<&[dynet_kernels::Panels]> {
     }
 }
 
-fn bytes(step: &Step, panel: Option<usize>) -> &[u8] {
-    match (panel, &step.kind) {
-        (Some(panel), _) => gate(step).map_or(&[], |gate| gate[panel].as_bytes()),
-        (None, Kind::Conv(c)) => c.weights.as_bytes(),
-        (None, Kind::Dense(d)) => d.weights.as_bytes(),
-        (None, _) => &[],
+fn bytes(step: &Step, block: Block) -> &[u8] {
+    match (block, &step.kind) {
+        (Block::Gate(panel), _) => gate(step).map_or(&[], |gate| gate[panel].as_bytes()),
+        (Block::Expand, Kind::Conv(c)) => c.expand.as_ref().map_or(&[], |e| e.weights.as_bytes()),
+        (Block::Own, Kind::Conv(c)) => c.weights.as_bytes(),
+        (Block::Own, Kind::Dense(d)) => d.weights.as_bytes(),
+        _ => &[],
     }
 }
 
@@ -107,7 +117,7 @@ impl<'a> Ahead<'a> {
         // Relaxed: nothing but the position itself is shared.
         let from = self.next.load(Ordering::Relaxed);
         let piece = self.stream.pieces.partition_point(|p| p.end <= from);
-        let Some(Piece { end, step, panel }) = self.stream.pieces.get(piece).copied() else { return &[] };
+        let Some(Piece { end, step, block }) = self.stream.pieces.get(piece).copied() else { return &[] };
         let to = (from + len).min(end).min(self.limit);
         if len < LEAST
             || to <= from
@@ -115,7 +125,7 @@ impl<'a> Ahead<'a> {
         {
             return &[];
         }
-        let bytes = bytes(&self.steps[step], panel);
+        let bytes = bytes(&self.steps[step], block);
         let start = end - bytes.len();
         &bytes[from - start..to - start]
     }

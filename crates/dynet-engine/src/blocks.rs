@@ -1,7 +1,7 @@
 //! How a layer's output is cut into tiles: by pixels and by output channels.
 
-use dynet_kernels::Grid;
 use dynet_kernels::shared::MAX_TILES;
+use dynet_kernels::{Geometry, Grid};
 
 /// Threads for which plans cut layers. Cuts do not follow the threads of a session: sums over a tile's pixels, and so
 /// the bits of the logits, depend on where tiles start.
@@ -31,6 +31,30 @@ pub(crate) fn pixel_block(pixels: usize, values: usize, panels: usize, experts: 
     // No more tiles than an image may have.
     let best = best.min((IMAGE_TILES / panels.min(IMAGE_TILES)).max(1));
     rows.div_ceil(best) * row
+}
+
+/// Pixels of a map that a tile computes for itself, one panel wide: 128 or 256 KiB, a quarter of a second-level cache.
+const PART_PIXELS: usize = 2048;
+
+/// Rows of a depthwise convolution's tile that computes what it reads, `panels` panels of sums of `terms` terms; `None` where
+/// too many rows would be computed twice.
+pub(crate) fn window_rows(geometry: &Geometry, terms: usize, panels: usize) -> Option<usize> {
+    let [height, width] = geometry.output();
+    let tile = |rows: usize| {
+        let read = rows_read(geometry, rows) * geometry.input[1];
+        (read, read * terms + rows * width * geometry.taps())
+    };
+    let most = (IMAGE_TILES / panels).min(height);
+    let fits = (1..=most).map(|blocks| height.div_ceil(blocks)).filter(|&rows| tile(rows).0 <= PART_PIXELS);
+    let best = fits.min_by_key(|&rows| (panels * height.div_ceil(rows)).div_ceil(THREADS) * tile(rows).1)?;
+    let whole = geometry.input[0] * geometry.input[1];
+    (height.div_ceil(best) * tile(best).0 <= whole + whole / 6).then_some(best)
+}
+
+/// Most input rows that some rows of an output read.
+pub(crate) fn rows_read(geometry: &Geometry, rows: usize) -> usize {
+    let reach = (rows - 1) * geometry.stride[0] + geometry.dilation[0] * (geometry.kernel[0] - 1) + 1;
+    reach.min(geometry.input[0])
 }
 
 /// Channels of a tile: one panel, or as many as keep an image's tiles within bounds. Where all pixels are one block,
@@ -78,6 +102,16 @@ mod tests {
         assert!((98..=1568).contains(&early), "{early}");
         assert_eq!(pixel_block(112 * 112, 32, 1, 0, 112) % 112, 0);
         assert_eq!(pixel_block(1, 1024, 32, 4, 1), 1);
+    }
+
+    #[test]
+    fn a_tile_computes_as_many_rows_as_its_cache_holds_and_few_of_them_twice() {
+        // 112 x 112 with stride 2: 17 input rows are 1904 pixels.
+        assert_eq!(window_rows(&Geometry::same([112, 112], 3, 2), 16, 6), Some(8));
+        assert_eq!(window_rows(&Geometry::same([14, 14], 3, 1), 64, 24), Some(14));
+        // A row or two of a wide image fit, of which most would be computed again.
+        assert_eq!(window_rows(&Geometry::same([900, 900], 3, 1), 16, 6), None);
+        assert_eq!(window_rows(&Geometry::same([4, 4], 3, 1), 16, 6000), None);
     }
 
     #[test]

@@ -89,6 +89,7 @@ impl Lowering<'_> {
             pixel_block,
             channel_block,
             panel_major,
+            expand: None,
         };
         let out = self.buffer(output.c, output.pixels());
         let sums = self.sums_of(chain.last, pixel_block);
@@ -269,6 +270,7 @@ impl Lowering<'_> {
             act: chain.act,
             pixel_block,
             panel_major: false,
+            expand: None,
         };
         let output = self.buffer(shape.c, shape.pixels());
         let sums = self.sums_of(chain.last, pixel_block);

@@ -27,6 +27,7 @@ mod blocks;
 mod convolution;
 mod cut;
 mod error;
+mod expand;
 mod fold;
 mod layout;
 mod lower;

@@ -5,6 +5,7 @@ use dynet_net::{CoefActivation, Net, NodeId, Op, Predictor, Shape, Weights};
 
 use crate::blocks;
 use crate::error::PlanError;
+use crate::expand;
 use crate::fold::tensor;
 use crate::layout::Lifetime;
 use crate::plan::Options;
@@ -95,12 +96,14 @@ impl<'a> Lowering<'a> {
         }
         let logits = self.map(self.net.output());
         let taps: Vec<View> = self.options.taps.clone().into_iter().map(|id| self.map(id)).collect();
-        self.live(&taps, logits);
+        let kept: Vec<View> = taps.iter().copied().chain([logits]).collect();
+        expand::join(&mut self.steps, &mut self.buffers, &kept);
+        self.live(&kept);
         Ok((logits, taps))
     }
 
     /// When each buffer is first written and last read.
-    fn live(&mut self, taps: &[View], logits: View) {
+    fn live(&mut self, kept: &[View]) {
         let end = self.steps.len();
         for (at, step) in self.steps.iter().enumerate() {
             for view in step.reads().into_iter().chain([step.output]).chain(step.sums) {
@@ -109,7 +112,7 @@ impl<'a> Lowering<'a> {
                 buffer.last = buffer.last.max(at);
             }
         }
-        for view in taps.iter().chain([&logits]) {
+        for view in kept {
             self.buffers[view.buffer].last = end;
         }
     }

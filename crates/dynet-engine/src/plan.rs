@@ -8,6 +8,7 @@ use crate::ahead::Stream;
 use crate::blocks::MAX_IMAGES;
 use crate::cut::Cut;
 use crate::error::PlanError;
+use crate::expand;
 use crate::layout::{Layout, MAX_VALUES};
 use crate::lower::Lowering;
 use crate::step::{ConvStep, Gate, Head, Kind, Reading, Step, View};
@@ -150,8 +151,18 @@ fn info(net: &Net, step: &Step) -> LayerInfo {
                 Reading::Winograd(geometry, side) => stored / side.products() as u64 * geometry.taps() as u64,
                 _ => stored,
             };
-            let fusion = if c.head.is_some() { c.weights.experts() as u64 * stored } else { 0 };
-            (weights * step.output.pixels as u64, fusion, c.weights.len_bytes())
+            let fusion = |c: &ConvStep| match c.head {
+                Some(_) => (c.weights.experts() * c.weights.k() * c.weights.n()) as u64,
+                None => 0,
+            };
+            let mut all = (weights * step.output.pixels as u64, fusion(c), c.weights.len_bytes());
+            if let Some(expand) = &c.expand {
+                let w = &expand.weights;
+                all.0 += (w.k() * w.n() * c.x.pixels) as u64;
+                all.1 += fusion(expand);
+                all.2 += w.len_bytes();
+            }
+            all
         }
         Kind::Dense(d) => ((d.weights.k() * d.weights.n()) as u64, 0, d.weights.len_bytes()),
         Kind::Gate { gate, .. } => (gate.madds(), 0, gate.len_bytes()),
@@ -190,13 +201,17 @@ pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
 
 /// Values of scratch that a convolution's kernel needs, a whole number of cache lines.
 pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
-    let len = match &c.reading {
-        Reading::Winograd(geometry, side) => {
-            let rows = c.pixel_block.div_ceil(geometry.output()[1]);
-            WinogradConv::scratch_len(&c.weights, *side, geometry, rows)
-        }
-        _ => Conv::scratch_len(&c.weights),
-    };
+    let part = c.expand.as_ref().map_or(0, |expand| {
+        Conv::scratch_len(&expand.weights) + expand::part_pixels(c) * expand.weights.nr()
+    });
+    let len = part
+        + match &c.reading {
+            Reading::Winograd(geometry, side) => {
+                let rows = c.pixel_block.div_ceil(geometry.output()[1]);
+                WinogradConv::scratch_len(&c.weights, *side, geometry, rows)
+            }
+            _ => Conv::scratch_len(&c.weights),
+        };
     len.next_multiple_of(16)
 }
 

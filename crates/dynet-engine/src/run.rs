@@ -13,6 +13,7 @@ use dynet_net::CoefActivation;
 use crate::ahead::Ahead;
 use crate::arena::{Rest, carve};
 use crate::blocks;
+use crate::expand::expanded;
 use crate::layout::Layout;
 use crate::lower::MAX_PARTS;
 use crate::plan::{conv_scratch_len, grid};
@@ -153,12 +154,10 @@ impl Frame<'_> {
             SharedOut::new(sums, 0, blocks)
         });
         let reader = |view: View| Reader::new(&rest, layout, view, images);
-        let x = reader(c.x);
-        let head = c.head.as_ref().map(|head| match head {
-            Head::Map { coefs, .. } | Head::Blocked(coefs) => reader(*coefs),
-            Head::Inline(_, coefs) if apart => reader(*coefs),
-            Head::Inline(gate, _) => reader(gate.x),
-        });
+        let expand = c.expand.as_deref();
+        let x = reader(expand.map_or(c.x, |expand| expand.x));
+        let head = c.head.as_ref().map(|head| reader(head.source(apart)));
+        let expand = expand.map(|e| (e, e.head.as_ref().map(|head| reader(head.source(true)))));
         let input_scale = c.input_scale.map(reader);
         let residual = c.residual.map(reader);
         let scratch = PerThread::new(self.scratch, threads);
@@ -172,10 +171,7 @@ impl Frame<'_> {
             let mut scratch = scratch.take(thread);
             let (scratch, rest) = scratch.split_at_mut(scratch_len);
             let coefs = c.head.as_ref().zip(head).map(|(head, reader)| match head {
-                Head::Map { channels, .. } => Coefs::new(reader.vector(image), *channels),
-                Head::Blocked(_) => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
-                Head::Inline(..) if apart => Coefs::blocked(reader.vector(image), c.weights.nr(), 0),
-                Head::Inline(gate, _) => {
+                Head::Inline(gate, _) if !apart => {
                     let first = tile.channel0() / c.weights.nr();
                     let panels = tile.channels().div_ceil(c.weights.nr());
                     let coefs = &mut rest[..panels * gate.len()];
@@ -185,14 +181,24 @@ impl Frame<'_> {
                     }
                     Coefs::blocked(coefs, c.weights.nr(), first)
                 }
+                _ => head.coefs(reader.vector(image), c.weights.nr()),
             });
             let residual = residual.as_ref().map(|r| r.pixels(image));
             let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
             let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
             let taps = match &c.reading {
                 Reading::Window(geometry) => {
-                    let c = GroupedConv { x, geometry, weights, coefs, groups, epilogue };
-                    return grouped(isa, &c, scratch, &mut tile, sums);
+                    let c = GroupedConv { x, origin: [0, 0], geometry, weights, coefs, groups, epilogue };
+                    let Some((e, head)) = &expand else {
+                        return grouped(isa, &c, scratch, &mut tile, sums);
+                    };
+                    let coefs =
+                        e.head.as_ref().zip(*head).map(|(head, r)| head.coefs(r.vector(image), weights.nr()));
+                    let epilogue = Epilogue { bias: Some(&e.bias), residual: None, act: e.act };
+                    let weights = &e.weights;
+                    let product =
+                        Conv { x, taps: None, weights, coefs, groups: 1, input_scale: None, epilogue };
+                    return expanded(isa, (&product, &c), scratch, &mut tile, sums, ahead.as_ref());
                 }
                 Reading::Winograd(geometry, side) => {
                     let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dynet_kernels::winograd::Side;
-use dynet_kernels::{Activation, Border, Geometry, Panels, Taps};
+use dynet_kernels::{Activation, Border, Coefs, Geometry, Panels, Taps};
 use dynet_net::{CoefActivation, NodeId};
 
 /// A map of every image of a batch within one buffer `[images][pixels][ld]`, or a run of its channels.
@@ -68,6 +68,24 @@ pub(crate) enum Head {
     Inline(Arc<Gate>, View),
 }
 
+impl Head {
+    /// What is read: the coefficients, or what a thread makes them from. `apart`: whether all have a step of their own.
+    pub(crate) fn source(&self, apart: bool) -> View {
+        match self {
+            Self::Inline(gate, _) if !apart => gate.x,
+            Self::Map { coefs, .. } | Self::Blocked(coefs) | Self::Inline(_, coefs) => *coefs,
+        }
+    }
+
+    /// Coefficients of one image that a step before has made, for panels of `nr` channels.
+    pub(crate) fn coefs<'a>(&self, data: &'a [f32], nr: usize) -> Coefs<'a> {
+        match self {
+            Self::Map { channels, .. } => Coefs::new(data, *channels),
+            Self::Blocked(_) | Self::Inline(..) => Coefs::blocked(data, nr, 0),
+        }
+    }
+}
+
 /// How a convolution reads its input.
 #[derive(Debug)]
 pub(crate) enum Reading {
@@ -99,6 +117,22 @@ pub(crate) struct ConvStep {
     pub(crate) channel_block: usize,
     /// Whether all images are run over a panel before the next panel is looked at.
     pub(crate) panel_major: bool,
+    /// The 1x1 convolution that makes `x`, a part of which each tile computes for itself; `x` is not in memory then.
+    pub(crate) expand: Option<Box<ConvStep>>,
+}
+
+impl ConvStep {
+    /// The maps that it reads.
+    fn reads(&self) -> Vec<View> {
+        let [coefs, mean] = match &self.head {
+            Some(Head::Map { coefs, .. } | Head::Blocked(coefs)) => [Some(*coefs), None],
+            Some(Head::Inline(gate, coefs)) => [Some(*coefs), Some(gate.x)],
+            None => [None; 2],
+        };
+        let first = self.expand.as_ref().map_or_else(|| vec![self.x], |expand| expand.reads());
+        let rest = [coefs, mean, self.input_scale, self.residual];
+        first.into_iter().chain(rest.into_iter().flatten()).collect()
+    }
 }
 
 /// A fully connected layer: images are the pixels.
@@ -190,15 +224,7 @@ impl Step {
     pub(crate) fn reads(&self) -> Vec<View> {
         match &self.kind {
             Kind::Image(_) => vec![],
-            Kind::Conv(c) => {
-                let [coefs, mean] = match &c.head {
-                    Some(Head::Map { coefs, .. } | Head::Blocked(coefs)) => [Some(*coefs), None],
-                    Some(Head::Inline(gate, coefs)) => [Some(*coefs), Some(gate.x)],
-                    None => [None; 2],
-                };
-                let rest = [coefs, mean, c.input_scale, c.residual];
-                std::iter::once(c.x).chain(rest.into_iter().flatten()).collect()
-            }
+            Kind::Conv(c) => c.reads(),
             Kind::Dense(d) => std::iter::once(d.x).chain(d.residual).collect(),
             Kind::Gate { gate, .. } => vec![gate.x],
             Kind::Border { x, .. }
@@ -218,6 +244,7 @@ impl Step {
     pub(crate) fn algorithm(&self) -> &'static str {
         match &self.kind {
             Kind::Image(_) => "to channels last",
+            Kind::Conv(c) if c.expand.is_some() => "1x1 + window",
             Kind::Conv(c) => match (&c.reading, c.head.is_some()) {
                 (Reading::Pointwise, false) => "1x1 product",
                 (Reading::Pointwise, true) => "1x1 fused",

@@ -4,6 +4,7 @@
 
 mod common;
 mod convolutions;
+mod expand;
 mod golden;
 mod invariants;
 mod plans;

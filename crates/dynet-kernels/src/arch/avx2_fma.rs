@@ -160,14 +160,27 @@ impl Vector for Avx2Fma {
         intrinsic!(_mm256_maskload_ps(p, self.mask(n)))
     }
 
-    /// Masked stores are slow on Zen 1 to 3, as LLVM has it too (llvm-project pull request 214187): none where all lanes
-    /// are stored.
+    /// Masked stores are slow on Zen 1 to 3, as LLVM has it too (llvm-project pull request 214187): four lanes, two, and
+    /// one.
     #[inline(always)]
     unsafe fn store_some(self, p: *mut f32, x: Self::Reg, n: usize) {
         if n >= 8 {
             return intrinsic!(_mm256_storeu_ps(p, x));
         }
-        intrinsic!(_mm256_maskstore_ps(p, self.mask(n), x))
+        intrinsic!({
+            let (mut p, mut rest) = (p, _mm256_castps256_ps128(x));
+            if n & 4 != 0 {
+                _mm_storeu_ps(p, rest);
+                (p, rest) = (p.add(4), _mm256_extractf128_ps::<1>(x));
+            }
+            if n & 2 != 0 {
+                _mm_storel_epi64(p.cast(), _mm_castps_si128(rest));
+                (p, rest) = (p.add(2), _mm_movehl_ps(rest, rest));
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(p, rest);
+            }
+        })
     }
 
     #[inline(always)]

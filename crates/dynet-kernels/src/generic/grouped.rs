@@ -23,8 +23,7 @@
 //! times: an input serves 2.25 multiplications on average, channels that are no multiple of 16 make every second load
 //! touch two lines, and strips of 15 pixels of one register of channels are no stream that the hardware reads ahead.
 //! Groups of six take about 1.7 times with stride 1 where a panel cuts no group, 2 to 2.5 where one does (maps of 7x7 more), and 2.3
-//! to 4 times with stride 2. A Zen 3 with AVX2 (96 GFLOP/s) takes 2.3 to 2.6 times its multiplications for 3x3, 1.4 for 5x5, and
-//! 4 times with stride 2: seven sums of nine terms wait for one another, and maps from 2 MiB on come from memory.
+//! to 4 times with stride 2. Where registers are few, see `strip.rs`.
 
 use crate::activation::Activation;
 use crate::generic::LINE_BYTES;
@@ -223,11 +222,6 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
         Self { panel, ..*self }
     }
 
-    /// Whether tiles are one row high: where there are 16 registers.
-    const fn is_strips<V: Vector, F: Fetch<V>>() -> bool {
-        V::MR <= 8 && F::ONE_INPUT && K > 0
-    }
-
     /// All tiles of the band, a register of output channels after the other.
     #[inline(always)]
     fn registers<V: Vector>(&self, v: V) {
@@ -267,9 +261,10 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
             let w = p.panel.add(c);
             let bounds = if p.residual.is_null() { p.act.bounds() } else { None };
             let mut sum = v.splat(0.0);
-            let tiles = if Self::is_strips::<V, F>() { 0 } else { self.tiles };
-            if tiles == 0 {
-                sum = self.strips(v, fetch, [c, lanes], bias, bounds);
+            let mut tiles = self.tiles;
+            if V::MR <= 8 && K > 0 {
+                // Few registers.
+                (sum, tiles) = (self.strips(v, fetch, [c, lanes], bias, bounds), 0);
             }
             for tile in 0..tiles {
                 let x = self.x0 + tile * TX;

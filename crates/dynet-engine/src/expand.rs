@@ -1,0 +1,145 @@
+//! A 1x1 convolution and the depthwise one behind it as one step.
+//!
+//! The map between them is several times as large as those around it, and would go to memory or the last-level cache and
+//! come back. A tile of the depthwise layer computes what it reads, one panel of channels of a few rows, into its thread's
+//! scratch. Each value is the same sum in the same order, so that logits keep their bits; rows that two tiles read
+//! are computed twice.
+
+use dynet_kernels::{Conv, GroupedConv, Isa, Pixels, Tile, conv_ahead, grouped};
+
+use crate::ahead::Ahead;
+use crate::blocks;
+use crate::layout::Lifetime;
+use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
+
+/// Joins the steps of such layers, except where somebody else reads the map between them: `kept` are read at the end.
+pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View]) {
+    let mut at = 0;
+    while at < steps.len() {
+        match reader(steps, at, kept).and_then(|by| Some((by, rows(steps, at, by)?))) {
+            Some((by, rows)) => {
+                let expand = steps.remove(at);
+                put(expand, rows, by - 1, steps, buffers);
+            }
+            None => at += 1,
+        }
+    }
+}
+
+/// The step that alone reads the map of a step.
+fn reader(steps: &[Step], at: usize, kept: &[View]) -> Option<usize> {
+    let buffer = steps[at].output.buffer;
+    let touches = |step: &Step| step.reads().iter().chain([&step.output]).any(|view| view.buffer == buffer);
+    let mut others = (0..steps.len()).filter(|&i| i != at && touches(&steps[i]));
+    match (others.next(), others.next()) {
+        (Some(by), None) if by > at && kept.iter().all(|view| view.buffer != buffer) => Some(by),
+        _ => None,
+    }
+}
+
+/// Rows of a tile of step `by` if it can compute its input, the output of step `at`, by itself.
+fn rows(steps: &[Step], at: usize, by: usize) -> Option<usize> {
+    let (Kind::Conv(expand), Kind::Conv(window)) = (&steps[at].kind, &steps[by].kind) else { return None };
+    let Reading::Window(geometry) = &window.reading else { return None };
+    // Coefficients must be there before the first tile starts.
+    let ready = |head: &Option<Head>| !matches!(head, Some(Head::Inline(..)));
+    let product = matches!(expand.reading, Reading::Pointwise)
+        && expand.groups == 1
+        && ready(&expand.head)
+        && expand.input_scale.is_none()
+        && expand.residual.is_none()
+        && steps[at].sums.is_none();
+    let depthwise = window.x == steps[at].output
+        && window.groups == window.x.channels
+        && window.weights.n() == window.groups
+        && window.weights.k() == geometry.taps()
+        && ready(&window.head);
+    if !(product && depthwise) {
+        return None;
+    }
+    blocks::window_rows(geometry, expand.weights.k(), window.weights.count())
+}
+
+/// Hands a step to the one at `by`, whose tiles get `rows` rows.
+fn put(expand: Step, rows: usize, by: usize, steps: &mut [Step], buffers: &mut [Lifetime]) {
+    buffers[expand.output.buffer].len = 0;
+    let step = &mut steps[by];
+    step.name = both(&expand.name, &step.name);
+    let (Kind::Conv(window), Kind::Conv(expand)) = (&mut step.kind, expand.kind) else { return };
+    if let Reading::Window(geometry) = &window.reading {
+        window.pixel_block = rows * geometry.output()[1];
+    }
+    window.channel_block = window.weights.nr();
+    window.panel_major |= expand.panel_major;
+    window.expand = Some(expand);
+    let blocks = step.output.pixels.div_ceil(window.pixel_block);
+    let Some(mut sums) = step.sums else { return };
+    // A tile's sums are a block's.
+    sums.pixels = blocks;
+    buffers[sums.buffer].len = sums.ld * blocks;
+    step.sums = Some(sums);
+    for step in steps {
+        if let Kind::Combine { sums: of, .. } = &mut step.kind
+            && of.buffer == sums.buffer
+        {
+            *of = sums;
+        }
+    }
+}
+
+/// Two names as one: `features.2.conv.{0.0,1.0}`.
+fn both(a: &str, b: &str) -> String {
+    let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let start = a[..same].rfind('.').map_or(0, |dot| dot + 1);
+    format!("{}{{{},{}}}", &a[..start], &a[start..], &b[start..])
+}
+
+/// Pixels of the part of its input that a tile computes.
+pub(crate) fn part_pixels(window: &ConvStep) -> usize {
+    match &window.reading {
+        Reading::Window(geometry) => {
+            let rows = window.pixel_block / geometry.output()[1];
+            blocks::rows_read(geometry, rows) * geometry.input[1]
+        }
+        _ => 0,
+    }
+}
+
+/// One tile of a depthwise convolution `window`, of whose fields `x` and `origin` are not read, over the output of `product`.
+pub(crate) fn expanded(
+    isa: Isa,
+    (product, window): (&Conv<'_>, &GroupedConv<'_>),
+    scratch: &mut [f32],
+    tile: &mut Tile<'_>,
+    mut sums: Option<Tile<'_>>,
+    ahead: Option<&Ahead<'_>>,
+) {
+    let (geometry, nr) = (window.geometry, window.weights.nr());
+    let width = geometry.output()[1];
+    let rows = geometry.rows_read(tile.pixel0() / width..(tile.pixel0() + tile.pixels()) / width);
+    let pixels = rows.start * geometry.input[1]..rows.end * geometry.input[1];
+    let (map, scratch) = scratch.split_at_mut(pixels.len() * nr);
+    for start in (0..tile.channels()).step_by(nr) {
+        let len = nr.min(tile.channels() - start);
+        let first = tile.channel0() + start;
+        let mut part = Tile::part(map, pixels.clone(), first..first + len, nr);
+        let bytes = product.ahead_bytes(isa, pixels.len(), len);
+        let later = ahead.map_or(&[][..], |ahead| ahead.take(bytes));
+        conv_ahead(isa, product, scratch, &mut part, None, later);
+        let window = GroupedConv { x: Pixels::new(map, nr), origin: [rows.start, first], ..*window };
+        let sums = sums.as_mut().map(|sums| sums.columns(start, len));
+        grouped(isa, &window, scratch, &mut tile.columns(start, len), sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_share_their_path() {
+        assert_eq!(both("features.2.conv.0.0", "features.2.conv.1.0"), "features.2.conv.{0.0,1.0}");
+        assert_eq!(both("layer1.conv1", "layer1.conv12"), "layer1.{conv1,conv12}");
+        assert_eq!(both("a", "b"), "{a,b}");
+    }
+}
