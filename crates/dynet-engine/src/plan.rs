@@ -36,7 +36,7 @@ impl Default for Options {
 /// One step of a plan, for tables.
 #[derive(Clone, Debug)]
 pub struct LayerInfo {
-    /// Module path of the layer.
+    /// Module path of the layer; of two that run as one, of both: `features.2.conv.{0.0,1.0}`.
     pub name: String,
     /// The algorithm that was chosen.
     pub algorithm: &'static str,
