@@ -10,6 +10,8 @@ the record holds the largest absolute error of each engine's logits against PyTo
 Both files of the record are written anew after each case, so that a run that is stopped leaves what it has; with `--minutes` no case starts
 after that time. An engine that fails is left out of its case, with a line on standard error. `--engines auto` takes ONNX Runtime and
 OpenVINO, and PyTorch where it is cheap: static nets of one image.
+On a machine whose speed changes by the second many short rounds help, of which `--rounds-by least` takes the least median of each engine;
+`--only-static` leaves out the nets of K = 4.
 `training` runs train_peers.py with this engine as one more. With `--only NET` a single net is measured.
 """
 import argparse, datetime, json, os, platform, statistics, subprocess, sys, time
@@ -29,10 +31,10 @@ def last_json(command):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def cases(nets, batches):
+def cases(nets, batches, all_experts):
     """Net, experts, batch, form of the exported graph: batches of a dynamic net in both forms."""
     for net in nets:
-        for experts in (0, 4):
+        for experts in all_experts:
             for batch in batches:
                 yield net, experts, batch, "fuse"
                 if experts and batch > 1:
@@ -75,8 +77,12 @@ def turns(a, runs):
     return {name: got for name, got in results.items() if got}
 
 
-def medians(results):
-    return {name: round(statistics.median(r["median_ms"] for r in got), 4) for name, got in results.items()}
+ROUNDS_BY = {"median": ("medians over the rounds", statistics.median), "least": ("the least over the rounds", min)}
+
+
+def medians(a, results):
+    of_rounds = ROUNDS_BY[a.rounds_by][1]
+    return {name: round(of_rounds([r["median_ms"] for r in got]), 4) for name, got in results.items()}
 
 
 def engines(a, experts, batch):
@@ -97,7 +103,7 @@ def measure(a, net, experts, batch, mode, threads, scale):
     results = turns(a, runs)
     floors = {n: r[0]["floor_ms"] for n, r in results.items() if n.startswith("dynet")}
     return {"net": net, "experts": experts, "batch": batch, "mode": mode, "threads": threads, "logit_scale": scale,
-            "median_ms": medians(results), "max_err": {n: r[-1]["max_err"] for n, r in results.items()}, "floor_ms": floors}
+            "median_ms": medians(a, results), "max_err": {n: r[-1]["max_err"] for n, r in results.items()}, "floor_ms": floors}
 
 
 def paper(a, net, static, threads):
@@ -105,7 +111,7 @@ def paper(a, net, static, threads):
     runs = {static: lambda: ours(a, static, 1, threads)}
     for storage in ["f32", "bf16", "int8"]:
         runs[f"{net} {storage}"] = lambda storage=storage: ours(a, net, 1, threads, "--experts", storage)
-    return {"paper": net, "replaces": static, "threads": threads, "median_ms": medians(turns(a, runs))}
+    return {"paper": net, "replaces": static, "threads": threads, "median_ms": medians(a, turns(a, runs))}
 
 
 def machine():
@@ -202,7 +208,7 @@ def inference(a):
     nets = [a.only] if a.only else NETS
     end = time.monotonic() + a.minutes * 60
     todo = [] if a.only else [lambda p=p, t=t: own.append(paper(a, *p, t)) for p in PAPER for t in (1, 2)]
-    for case in cases(nets, [int(b) for b in a.batches.split(",")]):
+    for case in cases(nets, [int(b) for b in a.batches.split(",")], (0,) if a.only_static else (0, 4)):
         scale = exported(a, *case)
         todo += [lambda c=case, t=t, s=scale: rows.append(measure(a, *c, t, s)) for t in (1, 2)]
     for done, work in enumerate(todo):
@@ -262,8 +268,10 @@ def write(a, rows, text):
     command = f"bench/record.py {a.what} --rounds {a.rounds}"
     if a.what == "inference":
         command += f" --seconds {a.seconds} --engines {a.engines}" + (f" --batches {a.batches}" if a.batches != BATCHES else "")
+        command += (f" --only {a.only}" if a.only else "") + (" --only-static" if a.only_static else "")
+        command += f" --rounds-by {a.rounds_by}" if a.rounds_by != "median" else ""
     with open(a.out + ".md", "w") as f:
-        f.write(f"# {a.what.capitalize()}, {datetime.date.today()}\n\n{machine()}. `{command}`. Milliseconds, medians over the rounds of each engine's "
+        f.write(f"# {a.what.capitalize()}, {datetime.date.today()}\n\n{machine()}. `{command}`. Milliseconds, {ROUNDS_BY[a.rounds_by][0]} of each engine's "
                 "median; each engine alone in its process, the engines in turn.\n\n" + text)
 
 
@@ -276,6 +284,8 @@ def main():
     p.add_argument("--only", choices=NETS)
     p.add_argument("--batches", default=BATCHES, help="images of a run, several with commas")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--rounds-by", choices=ROUNDS_BY, default="median", help="what of an engine's rounds is written down")
+    p.add_argument("--only-static", action="store_true")
     p.add_argument("--seconds", type=float, default=0.7, help="per engine and round")
     p.add_argument("--minutes", type=float, default=float("inf"), help="start no case of `inference` after this time")
     p.add_argument("--engines", default="auto", help="auto, or some of onnxruntime,openvino,torch")
