@@ -48,13 +48,14 @@ impl Lowering<'_> {
         let experts = conv.dynamic.map_or(1, |d| d.experts);
         let shape =
             KernelShape { experts, c_out: conv.c_out, c_in: conv.c_in / conv.groups, taps: geometry.taps() };
-        let (side, storage) = match input_scale {
-            None => self.side(conv, &geometry, experts),
-            Some(_) => (None, self.storage(conv)),
-        };
+        let side = if input_scale.is_none() { side(conv, &geometry) } else { None };
+        let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
         let (weights, (x, reading)) = match side {
             Some(side) => {
-                let weights = winograd::pack(self.isa, storage, side, shape, &kernels);
+                let weights = match conv.dynamic {
+                    None => winograd::pack(self.isa, side, &geometry, shape, &kernels),
+                    Some(_) => winograd::pack_experts(self.isa, storage, shape, &kernels),
+                };
                 (weights, (x, Reading::Winograd(geometry, side)))
             }
             None => (Panels::pack(self.isa, storage, shape, &kernels), self.reading(id, conv, x, geometry)),
@@ -116,15 +117,15 @@ impl Lowering<'_> {
         }
     }
 
+    /// The window of a convolution, that of a stem over the image with its border.
     fn geometry(&self, id: NodeId, conv: &Conv2d) -> Geometry {
         let input = self.shape(self.net.node(id).inputs[0]);
-        Geometry {
-            input: [input.h, input.w],
-            kernel: conv.kernel,
-            stride: conv.stride,
-            padding: conv.padding,
-            dilation: conv.dilation,
+        let (mut input, mut padding) = ([input.h, input.w], conv.padding);
+        if self.stem(id).is_some() {
+            input = std::array::from_fn(|d| input[d] + 2 * padding[d]);
+            padding = [0, 0];
         }
+        Geometry { input, kernel: conv.kernel, stride: conv.stride, padding, dilation: conv.dilation }
     }
 
     /// Kernels and bias with the batch normalisation behind them folded in.
@@ -143,39 +144,10 @@ impl Lowering<'_> {
         Ok((kernels, bias))
     }
 
-    /// The tiles of Winograd's filtering where it wins: enough pixels for the transformed kernels' greater size, 4 and
-    /// 16/9 times, to be read in less time than the multiplications that are saved, and the kernels' number format.
-    /// Measured on layers of ResNets.
-    fn side(&self, conv: &Conv2d, geometry: &Geometry, experts: usize) -> (Option<Side>, Storage) {
-        let zeros = border(conv.padding_mode) == Border::Zeros || geometry.padding == [0, 0];
-        let wide = conv.groups == 1 && conv.c_in >= 32 && conv.c_out >= 32;
-        let pixels = geometry.pixels();
-        let side = match self.storage(conv) {
-            _ if !zeros || !wide || !winograd::fits(geometry) => None,
-            Storage::F32 if pixels >= 100 * experts => Some(Side::Four),
-            Storage::F32 if pixels >= 32 * experts => Some(Side::Two),
-            // The larger tile would blow up what rounding leaves; the few kernels of the largest maps stay f32 for it.
-            Storage::Bf16 | Storage::Int8 if pixels >= 400 * experts => {
-                return (Some(Side::Four), Storage::F32);
-            }
-            Storage::Bf16 if pixels >= 12 * experts => Some(Side::Two),
-            Storage::Int8 if pixels >= 8 * experts => Some(Side::Two),
-            _ => None,
-        };
-        (side, self.storage(conv))
-    }
-
-    /// Number format of a convolution's kernels.
-    fn storage(&self, conv: &Conv2d) -> Storage {
-        if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 }
-    }
-
     /// How a convolution reads its input; a map whose border is not zeros may be copied into a bordered one first.
-    fn reading(&mut self, id: NodeId, conv: &Conv2d, x: View, mut geometry: Geometry) -> (View, Reading) {
+    fn reading(&mut self, id: NodeId, conv: &Conv2d, x: View, geometry: Geometry) -> (View, Reading) {
         let border = border(conv.padding_mode);
         if self.stem(id).is_some() {
-            geometry.input = std::array::from_fn(|d| geometry.input[d] + 2 * conv.padding[d]);
-            geometry.padding = [0, 0];
             return (x, Reading::Table(Taps::rows(&geometry)));
         }
         let per_group = conv.c_out / conv.groups;
@@ -278,6 +250,21 @@ impl Lowering<'_> {
         self.set(chain.last, Value::Map(output));
         Ok(())
     }
+}
+
+/// The tiles of Winograd's filtering where it wins: enough channels and pixels for the multiplications that are saved to
+/// outweigh the transforms and, in a static convolution, that transformed kernels are larger. Measured on layers of ResNets.
+fn side(conv: &Conv2d, geometry: &Geometry) -> Option<Side> {
+    let zeros = border(conv.padding_mode) == Border::Zeros || geometry.padding == [0, 0];
+    if !zeros || conv.groups > 1 || conv.c_out < 32 {
+        return None;
+    }
+    let wins = |side: Side| match side {
+        Side::Two => conv.c_in >= 32 && geometry.pixels() >= 32,
+        Side::Three => conv.c_in <= STEM_CHANNELS && conv.dynamic.is_none() && geometry.pixels() >= 100,
+        Side::Four => conv.c_in >= 32 && geometry.pixels() >= 100,
+    };
+    [Side::Four, Side::Three, Side::Two].into_iter().find(|side| side.fits(geometry) && wins(*side))
 }
 
 fn border(mode: PaddingMode) -> Border {

@@ -148,7 +148,9 @@ fn info(net: &Net, step: &Step) -> LayerInfo {
         Kind::Conv(c) => {
             let stored = (c.weights.k() * c.weights.n()) as u64;
             let weights = match &c.reading {
-                Reading::Winograd(geometry, side) => stored / side.products() as u64 * geometry.taps() as u64,
+                Reading::Winograd(geometry, side) if c.head.is_none() => {
+                    stored / side.transformed() as u64 * geometry.taps() as u64
+                }
                 _ => stored,
             };
             let fusion = |c: &ConvStep| match c.head {
@@ -208,7 +210,7 @@ pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
         + match &c.reading {
             Reading::Winograd(geometry, side) => {
                 let rows = c.pixel_block.div_ceil(geometry.output()[1]);
-                WinogradConv::scratch_len(&c.weights, *side, geometry, rows)
+                WinogradConv::scratch_len(&c.weights, *side, geometry, rows, c.head.is_some())
             }
             _ => Conv::scratch_len(&c.weights),
         };
@@ -246,8 +248,12 @@ fn check_sizes(net: &Net) -> Result<(), PlanError> {
                 let shape = KernelShape { experts, c_out: c.c_out + 31, c_in: c.c_in / c.groups, taps: 1 };
                 let taps = (c.kernel[0] * c.kernel[1]) as u128;
                 let table = (node.shape.pixels() as u128) * taps;
-                // Winograd's filtering stores 36 values for a 3x3 kernel.
-                let taps = if c.kernel == [3, 3] { 36 } else { taps };
+                // Winograd's filtering stores 36 values for a static 3x3 kernel, four times as many for one of 7x7 or 8x8.
+                let taps = taps.max(match c.kernel {
+                    [3, 3] => 36,
+                    [7 | 8, 7 | 8] => 144,
+                    _ => 0,
+                });
                 shape.len().map_or(u128::MAX, |len| (len as u128).saturating_mul(taps)).max(table)
             }
             Op::Linear { c_out } => (*c_out as u128 + 31) * net.node(node.inputs[0]).shape.c as u128,

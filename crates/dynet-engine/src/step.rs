@@ -254,6 +254,7 @@ impl Step {
                 (Reading::Window(_), true) => "window fused",
                 (Reading::Winograd(_, Side::Two), false) => "winograd 2",
                 (Reading::Winograd(_, Side::Two), true) => "winograd 2 fused",
+                (Reading::Winograd(_, Side::Three), _) => "winograd 3",
                 (Reading::Winograd(_, Side::Four), false) => "winograd 4",
                 (Reading::Winograd(_, Side::Four), true) => "winograd 4 fused",
             },

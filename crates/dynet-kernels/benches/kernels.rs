@@ -133,7 +133,8 @@ impl<'a> Bench<'a> {
         let weights = values(experts * s.c_out * shape.k(), 2);
         match self.side {
             None => Panels::pack(self.isa, storage, shape, &weights),
-            Some(side) => winograd::pack(self.isa, storage, side, shape, &weights),
+            Some(side) if experts == 1 => winograd::pack(self.isa, side, &self.geometry, shape, &weights),
+            Some(_) => winograd::pack_experts(self.isa, storage, shape, &weights),
         }
     }
 
@@ -173,7 +174,7 @@ impl<'a> Bench<'a> {
         let g = &self.geometry;
         let len = match self.side {
             None => Conv::scratch_len(&weights).max(GroupedConv::scratch_len(&weights, g)),
-            Some(side) => WinogradConv::scratch_len(&weights, side, g, g.output()[0]),
+            Some(side) => WinogradConv::scratch_len(&weights, side, g, g.output()[0], coef.is_some()),
         };
         let mut scratch = Buffer::zeroed(len);
         best(|| self.call(&weights, coef, &mut scratch))
@@ -207,9 +208,9 @@ fn main() {
         "layer", "static", "GFLOP/s", "share", "f32", "bf16", "int8"
     );
     for shape in SHAPES.iter().filter(|s| s.name.contains(&filter)) {
-        for side in [None, Some(Side::Two), Some(Side::Four)] {
+        for side in [None, Some(Side::Two), Some(Side::Three), Some(Side::Four)] {
             let bench = Bench::new(isa, shape, side);
-            if side.is_none() || (shape.groups == 1 && winograd::fits(&bench.geometry)) {
+            if side.is_none_or(|side| shape.groups == 1 && side.fits(&bench.geometry)) {
                 line(bench, peak);
             }
         }
@@ -220,7 +221,11 @@ fn main() {
 fn line(mut bench: Bench<'_>, peak: f64) {
     let shape = bench.shape;
     let fixed = bench.time(1, Storage::F32).as_secs_f64();
-    let others = [Storage::F32, Storage::Bf16, Storage::Int8].map(|s| bench.time(4, s).as_secs_f64() * 1e6);
+    let others = [Storage::F32, Storage::Bf16, Storage::Int8].map(|s| match bench.side {
+        // Static stems alone.
+        Some(Side::Three) => f64::NAN,
+        _ => bench.time(4, s).as_secs_f64() * 1e6,
+    });
     let taps = shape.k * shape.k;
     let flop = 2.0 * (bench.geometry.pixels() * shape.c_out * shape.c_in / shape.groups * taps) as f64;
     let rate = flop / fixed / 1e9;

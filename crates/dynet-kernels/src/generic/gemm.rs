@@ -149,7 +149,7 @@ impl Ahead {
 
     /// Where to go on, and by how much with each value of `k`.
     #[inline(always)]
-    fn step<V: Vector>(&mut self) -> usize {
+    pub(crate) fn step<V: Vector>(&mut self) -> usize {
         if self.next >= self.end
             && let Some(later) = self.later
         {
@@ -271,6 +271,7 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
         if MR > V::MR {
             return ahead;
         }
+        let full = sink.cols == NB * V::LANES;
         for _ in 0..tiles {
             let step = if V::ROW == 2 * V::LANES { ahead.step::<V>() } else { 0 };
             if far {
@@ -280,7 +281,6 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
             unsafe {
                 let acc = multiply::<V, MR, NB>(v, (&source, k), &sink, panel, (ahead.next, step));
                 ahead.next = ahead.next.wrapping_add(step * (k[1] - k[0]));
-                let full = sink.cols == NB * V::LANES;
                 match (sink.act.bounds(), full) {
                     (Some(bounds), true) => finish::<V, MR, NB, true>(v, acc, &sink, bounds),
                     (Some(bounds), false) => finish::<V, MR, NB, false>(v, acc, &sink, bounds),
@@ -311,7 +311,8 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
 ) -> Acc<V, MR, NB> {
     // SAFETY: the caller's promise.
     let mut acc = unsafe { start::<V, MR, NB>(v, sink) };
-    let (mut tap, mut k0) = (from / source.len, from % source.len);
+    // A division takes as long as some rows of the panel.
+    let (mut tap, mut k0) = if from == 0 { (0, 0) } else { (from / source.len, from % source.len) };
     let mut left = to - from;
     while left > 0 {
         let len = (source.len - k0).min(PIECE).min(left);

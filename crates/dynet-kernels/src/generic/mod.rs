@@ -7,6 +7,7 @@ pub(crate) mod gemm;
 pub(crate) mod grouped;
 pub(crate) mod matvec;
 pub(crate) mod pixelwise;
+pub(crate) mod positions;
 pub(crate) mod strip;
 pub(crate) mod winograd;
 

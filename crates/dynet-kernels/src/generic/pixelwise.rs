@@ -1,5 +1,7 @@
 //! Work on one pixel after the other, channels in lanes: what the product leaves over.
 
+use std::ops::Range;
+
 use crate::activation::Activation;
 use crate::geometry::Geometry;
 use crate::shared::Tile;
@@ -122,30 +124,41 @@ impl Job for MaxWindows<'_, '_> {
         let width = g.output()[1];
         for i in 0..self.out.pixels() {
             let p = self.out.pixel0() + i;
-            let window = [p / width, p % width];
-            let [rows, columns] = std::array::from_fn(|d| {
-                let first = g.at(d, window[d], 0);
+            let at = [p / width, p % width];
+            let [rows, columns]: [Range<usize>; 2] = std::array::from_fn(|d| {
+                let first = g.at(d, at[d], 0);
                 let end = (first + g.kernel[d] as isize).clamp(0, g.input[d] as isize);
                 first.clamp(0, end) as usize..end as usize
             });
+            let first = (rows.start * g.input[1] + columns.start) * ld + channel0;
             let out = self.out.row(i);
             let n = out.len();
-            let mut c = 0;
-            while c < n {
-                let lanes = (n - c).min(V::LANES);
+            let [height, width] = [rows.len(), columns.len()];
+            // What is read, if anything is.
+            let read = if height * width == 0 { 0 } else { ((height - 1) * g.input[1] + width - 1) * ld + n };
+            let x = self.x.data[first.min(self.x.data.len())..][..read].as_ptr();
+            let whole = n - n % V::LANES;
+            for c in (0..whole).step_by(V::LANES) {
                 let mut best = v.splat(f32::NEG_INFINITY);
-                for y in rows.clone().filter(|_| !columns.is_empty()) {
-                    let first = (y * g.input[1] + columns.start) * ld + channel0 + c;
-                    let row = &self.x.data[first..first + (columns.len() - 1) * ld + lanes];
-                    for x in 0..columns.len() {
-                        // SAFETY: `row` ends `lanes` values behind its last pixel. Second argument: a value that is
-                        // not a number wins.
-                        best = v.max(best, unsafe { v.load_some(row.as_ptr().add(x * ld), lanes) });
+                for y in 0..height {
+                    let row = x.wrapping_add(y * g.input[1] * ld + c);
+                    for x in 0..width {
+                        // SAFETY: a register of a pixel of the window. Second argument: a value that is not a number wins.
+                        best = v.max(best, unsafe { v.load(row.wrapping_add(x * ld)) });
                     }
                 }
-                // SAFETY: `c + lanes <= n`.
-                unsafe { v.store_some(out.as_mut_ptr().add(c), best, lanes) };
-                c += lanes;
+                // SAFETY: `c + LANES <= n`.
+                unsafe { v.store(out.as_mut_ptr().add(c), best) };
+            }
+            if whole < n {
+                let mut best = v.splat(f32::NEG_INFINITY);
+                for at in (0..height).flat_map(|y| (0..width).map(move |x| y * g.input[1] + x)) {
+                    let p = x.wrapping_add(at * ld + whole);
+                    // SAFETY: the last channels of a pixel of the window.
+                    best = v.max(best, unsafe { v.load_some(p, n - whole) });
+                }
+                // SAFETY: `n - whole` values are left.
+                unsafe { v.store_some(out.as_mut_ptr().add(whole), best, n - whole) };
             }
         }
     }

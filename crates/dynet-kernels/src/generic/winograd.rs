@@ -1,24 +1,49 @@
-//! The transforms of Winograd's minimal filtering: a tile of `M x M` outputs from `N x N` inputs, `N = M + 2`.
+//! The transforms of Winograd's minimal filtering: a tile of `M x M` outputs from `N x N` inputs, `N = M + 2`, or
+//! `N = M + 3` for kernels of 4x4.
 //!
 //! `Y = A^T [ (G g G^T) . (B^T d B) ] A` (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016).
-//! `M = 2` takes 16 multiplications for 4 outputs of a 3x3 kernel, `M = 4` takes 36 for 16, where the plain sum
-//! takes 36 and 144.
+//! With a 3x3 kernel `M = 2` takes 16 multiplications for 4 outputs, `M = 4` takes 36 for 16, where the plain sum
+//! takes 36 and 144. With a 4x4 kernel `M = 3` takes 36 for 9, where the plain sum takes 144. What the transforms of
+//! inputs are depends on `N` alone: on the points at which polynomials are multiplied, 0, 1, -1, with six of them 2 and
+//! -2, and infinity.
 
 use crate::activation::Activation;
+use crate::generic::LINE_BYTES;
+use crate::generic::gemm::FAR_BYTES;
 use crate::geometry::Geometry;
 use crate::vector::{Job, Vector};
 
-/// `G g` of one column of a kernel, in f64: kernels are transformed once and rounded once.
-pub(crate) fn kernel(m: usize, g: [f64; 3]) -> Vec<f64> {
-    let [a, b, c] = g;
-    match m {
-        2 => vec![a, (a + b + c) / 2.0, (a - b + c) / 2.0, c],
-        _ => {
-            let (even, odd) = (a + 4.0 * c, 2.0 * b);
-            let (near, far) = (-(a + c) / 6.0, -b / 6.0);
-            vec![a / 4.0, near + far, near - far, (even + odd) / 24.0, (even - odd) / 24.0, c]
-        }
+/// `G g` of one column of a kernel for tiles of `n` inputs, in f64: static kernels are transformed and rounded once.
+pub(crate) fn kernel(n: usize, g: &[f64]) -> Vec<f64> {
+    let points: &[(f64, f64)] = match n {
+        4 => &[(0.0, 1.0), (1.0, 0.5), (-1.0, 0.5)],
+        _ => &[(0.0, 0.25), (1.0, -1.0 / 6.0), (-1.0, -1.0 / 6.0), (2.0, 1.0 / 24.0), (-2.0, 1.0 / 24.0)],
+    };
+    let value = |x: f64| g.iter().rev().fold(0.0, |sum, g| sum * x + g);
+    let finite = points.iter().map(|(x, scale)| value(*x) * scale);
+    finite.chain(g.last().copied()).collect()
+}
+
+/// [`kernel`] for three elements, in registers.
+#[inline(always)]
+fn kernel_of<V: Vector, const N: usize>(v: V, [a, b, c]: [V::Reg; 3]) -> [V::Reg; N] {
+    let times = |x, a, b| v.fma(v.splat(x), a, b);
+    let mut r = [a; N];
+    if N == 4 {
+        let half = v.mul(v.splat(0.5), v.add(a, c));
+        r[1] = times(0.5, b, half);
+        r[2] = times(-0.5, b, half);
+    } else {
+        let near = v.mul(v.splat(-1.0 / 6.0), v.add(a, c));
+        let far = times(1.0 / 6.0, c, v.mul(v.splat(1.0 / 24.0), a));
+        r[0] = v.mul(v.splat(0.25), a);
+        r[1] = times(-1.0 / 6.0, b, near);
+        r[2] = times(1.0 / 6.0, b, near);
+        r[3] = times(1.0 / 12.0, b, far);
+        r[4] = times(-1.0 / 12.0, b, far);
     }
+    r[N - 1] = c;
+    r
 }
 
 /// `B^T d` of one column of an input tile.
@@ -60,7 +85,10 @@ fn output<V: Vector, const N: usize, const M: usize>(v: V, m: [V::Reg; N]) -> [V
         r[0] = v.add(v.add(m[0], even), even2);
         r[1] = times(2.0, odd2, odd);
         r[2] = times(4.0, even2, even);
-        r[3] = v.add(times(8.0, odd2, odd), m[5]);
+        if M == 4 {
+            r[3] = times(8.0, odd2, odd);
+        }
+        r[M - 1] = v.add(r[M - 1], m[5]);
     }
     r
 }
@@ -83,10 +111,14 @@ impl Tiles {
     }
 }
 
-/// Transforms the inputs of all tiles: `[N * N][tile][c_in]`, a position every `step` values.
-pub(crate) struct Inputs<'a, const M: usize, const N: usize> {
+/// Transforms the inputs of all tiles: `[N * N][tile][channels]`, a position every `step` values.
+///
+/// With stride `S = 2` an image counts as one of half the height and width whose pixels are its squares of two by two,
+/// of four times the channels: `[row of the square][column][c_in]`.
+pub(crate) struct Inputs<'a, const M: usize, const N: usize, const S: usize> {
     /// Channel 0 of the image's first pixel.
     pub(crate) x: *const f32,
+    /// `c_in` where `S` is 2.
     pub(crate) ld: usize,
     pub(crate) c_in: usize,
     pub(crate) geometry: &'a Geometry,
@@ -95,7 +127,7 @@ pub(crate) struct Inputs<'a, const M: usize, const N: usize> {
     pub(crate) out: *mut f32,
 }
 
-impl<const M: usize, const N: usize> Inputs<'_, M, N> {
+impl<const M: usize, const N: usize, const S: usize> Inputs<'_, M, N, S> {
     /// Transforms row `I` of a tile and stores `lanes` channels of it.
     #[inline(always)]
     fn row<V: Vector, const I: usize>(&self, v: V, half: &[[V::Reg; N]; N], at: usize, lanes: usize) {
@@ -105,43 +137,129 @@ impl<const M: usize, const N: usize> Inputs<'_, M, N> {
             unsafe { v.store_some(self.out.add((I * N + j) * self.step + at), r, lanes) };
         }
     }
+
+    /// `lanes` values from value `c` on of a row of a square, zeros outside the image.
+    #[inline(always)]
+    fn load<V: Vector>(&self, v: V, [row, column]: [isize; 2], c: usize, lanes: usize) -> V::Reg {
+        let [height, width] = self.geometry.input;
+        let (row, column) = (row as usize, column as usize);
+        if row >= height || column >= width {
+            return v.splat(0.0);
+        }
+        // The second column of a square may lie outside.
+        let exist = if S == 2 { ((width - column) * self.c_in).saturating_sub(c) } else { lanes };
+        let p = self.x.wrapping_add((row * width + column) * self.ld + c);
+        // SAFETY: channels of a pixel of the image, or of this one and the next.
+        unsafe { v.load_some(p, lanes.min(exist)) }
+    }
+
+    /// Transforms channels `c..c + lanes` of a tile, or of one row of its squares, whose first input is at `first`.
+    /// `INSIDE`: a whole register can be read at each of its inputs.
+    #[inline(always)]
+    fn tile<V: Vector, const INSIDE: bool>(
+        &self,
+        v: V,
+        first: [isize; 2],
+        [c, lanes]: [usize; 2],
+        at: usize,
+    ) {
+        let width = self.geometry.input[1];
+        let x =
+            self.x.wrapping_offset((first[0] * width as isize + first[1]) * self.ld as isize + c as isize);
+        let mut half = [[v.splat(0.0); N]; N];
+        for (j, half) in half.iter_mut().enumerate() {
+            let mut d = [v.splat(0.0); N];
+            for (i, d) in d.iter_mut().enumerate() {
+                let [i, j] = [S * i, S * j];
+                *d = if INSIDE {
+                    // SAFETY: the caller's promise.
+                    unsafe { v.load(x.wrapping_add((i * width + j) * self.ld)) }
+                } else {
+                    self.load(v, [first[0] + i as isize, first[1] + j as isize], c, lanes)
+                };
+            }
+            *half = input::<V, N>(v, d);
+        }
+        // Each row by itself: a loop over them would index registers, which sends all of them through memory.
+        self.row::<V, 0>(v, &half, at, lanes);
+        self.row::<V, 1>(v, &half, at, lanes);
+        self.row::<V, 2>(v, &half, at, lanes);
+        self.row::<V, 3>(v, &half, at, lanes);
+        if N == 6 {
+            self.row::<V, 4>(v, &half, at, lanes);
+            self.row::<V, 5>(v, &half, at, lanes);
+        }
+    }
 }
 
-impl<const M: usize, const N: usize> Job for Inputs<'_, M, N> {
+impl<const M: usize, const N: usize, const S: usize> Job for Inputs<'_, M, N, S> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let g = self.geometry;
-        for t in 0..self.tiles.count() {
+        let (g, each) = (self.geometry, S * self.c_in);
+        let [height, width] = g.input.map(|len| len as isize);
+        for (t, square) in (0..self.tiles.count()).flat_map(|t| (0..S).map(move |square| (t, square))) {
             let [ty, tx] = self.tiles.at(t);
-            let [row0, column0] = [g.at(0, ty * M, 0), g.at(1, tx * M, 0)];
-            for c in (0..self.c_in).step_by(V::LANES) {
-                let lanes = (self.c_in - c).min(V::LANES);
-                let mut half = [[v.splat(0.0); N]; N];
-                for (j, half) in half.iter_mut().enumerate() {
-                    let mut d = [v.splat(0.0); N];
-                    let column = (column0 + j as isize) as usize;
-                    for (i, d) in d.iter_mut().enumerate() {
-                        let row = (row0 + i as isize) as usize;
-                        if row < g.input[0] && column < g.input[1] {
-                            let at = (row * g.input[1] + column) * self.ld + c;
-                            // SAFETY: a pixel of the image, whose `lanes` channels from `c` on exist.
-                            *d = unsafe { v.load_some(self.x.add(at), lanes) };
-                        }
-                    }
-                    *half = input::<V, N>(v, d);
+            let first = [g.at(0, ty * M, square), g.at(1, tx * M, 0)];
+            let last = first.map(|at| at + (S * (N - 1)) as isize);
+            // With a row below, which holds what a whole register reads more than there are channels.
+            let inside = first[0] >= 0 && first[1] >= 0 && last[0] + 1 < height && last[1] + 1 < width;
+            for c in (0..each).step_by(V::LANES) {
+                let (lanes, at) = ([c, (each - c).min(V::LANES)], (t * S + square) * each + c);
+                if inside && (S == 2 || lanes[1] == V::LANES) {
+                    self.tile::<V, true>(v, first, lanes, at);
+                } else {
+                    self.tile::<V, false>(v, first, lanes, at);
                 }
-                let at = t * self.c_in + c;
-                // Each row by itself: a loop over them would index registers, which sends all of them through memory.
-                self.row::<V, 0>(v, &half, at, lanes);
-                self.row::<V, 1>(v, &half, at, lanes);
-                self.row::<V, 2>(v, &half, at, lanes);
-                self.row::<V, 3>(v, &half, at, lanes);
-                if N == 6 {
-                    self.row::<V, 4>(v, &half, at, lanes);
-                    self.row::<V, 5>(v, &half, at, lanes);
-                }
+            }
+        }
+    }
+}
+
+/// Transforms fused 3x3 kernels of one panel: `[channel][9][nr]` to `[N * N][channel][nr]`, a position every `step` values.
+pub(crate) struct Kernels<const N: usize> {
+    pub(crate) fused: *const f32,
+    pub(crate) channels: usize,
+    pub(crate) step: usize,
+    pub(crate) out: *mut f32,
+}
+
+impl<const N: usize> Kernels<N> {
+    /// Transforms row `I` and stores it.
+    #[inline(always)]
+    fn row<V: Vector, const I: usize>(&self, v: V, half: &[[V::Reg; N]; 3], at: usize) {
+        let r = kernel_of::<V, N>(v, half.map(|column| column[I % N]));
+        for (j, r) in r.into_iter().enumerate() {
+            // SAFETY: `out` has `N * N` times `step` values, `step` at least those of all channels.
+            unsafe { v.store(self.out.add((I * N + j) * self.step + at), r) };
+        }
+    }
+}
+
+impl<const N: usize> Job for Kernels<N> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let registers = 2;
+        for r in 0..self.channels * registers {
+            let (channel, lane0) = (r / registers, r % registers * V::LANES);
+            let first = self.fused.wrapping_add(channel * 9 * registers * V::LANES + lane0);
+            let mut half = [[v.splat(0.0); N]; 3];
+            for (j, half) in half.iter_mut().enumerate() {
+                // SAFETY: `fused` has nine rows of two registers for each channel.
+                let g = [0, 1, 2].map(|i| unsafe { v.load(first.add((i * 3 + j) * registers * V::LANES)) });
+                *half = kernel_of::<V, N>(v, g);
+            }
+            let at = channel * registers * V::LANES + lane0;
+            self.row::<V, 0>(v, &half, at);
+            self.row::<V, 1>(v, &half, at);
+            self.row::<V, 2>(v, &half, at);
+            self.row::<V, 3>(v, &half, at);
+            if N == 6 {
+                self.row::<V, 4>(v, &half, at);
+                self.row::<V, 5>(v, &half, at);
             }
         }
     }
@@ -173,10 +291,14 @@ impl<const M: usize, const N: usize> Job for Outputs<'_, M, N> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
+        let far = self.size[0] * self.size[1] * self.ld * size_of::<f32>() >= FAR_BYTES;
         for c in (0..self.cols).step_by(V::LANES) {
             let lanes = (self.cols - c).min(V::LANES);
             let mut sum = v.splat(0.0);
             for t in 0..self.tiles.count() {
+                if far && (c * size_of::<f32>()).is_multiple_of(LINE_BYTES) {
+                    self.expect(v, t + 1, c);
+                }
                 sum = v.add(sum, self.tile(v, t, c, lanes));
             }
             if let Some(sums) = self.sums.get_mut(c..c + lanes) {
@@ -191,6 +313,20 @@ impl<const M: usize, const N: usize> Job for Outputs<'_, M, N> {
 }
 
 impl<const M: usize, const N: usize> Outputs<'_, M, N> {
+    /// Asks for the lines of a tile, which need not exist, that are written and read from column `c` on.
+    #[inline(always)]
+    fn expect<V: Vector>(&self, v: V, t: usize, c: usize) {
+        let [ty, tx] = self.tiles.at(t);
+        let first = ((ty - self.tiles.rows[0]) * self.size[1] + tx) * M;
+        for (i, j) in (0..M).flat_map(|i| (0..M).map(move |j| (i, j))) {
+            let p = first + i * self.size[1] + j;
+            v.prefetch_to_write(self.out.wrapping_add(p * self.ld + c));
+            if !self.residual.is_null() {
+                v.prefetch(self.residual.wrapping_add(p * self.residual_ld + c).cast());
+            }
+        }
+    }
+
     /// One tile's columns `c..c + lanes`; returns the sum of what it stored.
     #[inline(always)]
     fn tile<V: Vector>(&self, v: V, t: usize, c: usize, lanes: usize) -> V::Reg {
@@ -203,37 +339,77 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
             });
             *half = output::<V, N, M>(v, m);
         }
-        // SAFETY: `lanes` values of bias follow.
         let bias = if self.bias.is_null() {
             v.splat(0.0)
         } else {
-            // SAFETY: as above.
+            // SAFETY: `lanes` values of bias follow.
             unsafe { v.load_some(self.bias.add(c), lanes) }
         };
-        let mut results = [[bias; M]; M];
-        for (i, results) in results.iter_mut().enumerate() {
-            let y = output::<V, N, M>(v, half.map(|column| column[i]));
-            for (result, y) in results.iter_mut().zip(y) {
-                *result = v.add(*result, y);
-            }
-        }
         let [ty, tx] = self.tiles.at(t);
-        let (rows, columns) = (M.min(self.size[0] - ty * M), M.min(self.size[1] - tx * M));
+        let size = [M.min(self.size[0] - ty * M), M.min(self.size[1] - tx * M)];
         let first = ((ty - self.tiles.rows[0]) * self.size[1] + tx) * M;
         let mut sum = v.splat(0.0);
-        for (i, results) in results.into_iter().enumerate().take(rows) {
-            for (j, mut y) in results.into_iter().enumerate().take(columns) {
-                let p = first + i * self.size[1] + j;
-                // SAFETY: a pixel of the output, which the residual reaches as far as.
-                unsafe {
-                    if !self.residual.is_null() {
-                        y = v.add(y, v.load_some(self.residual.add(p * self.residual_ld + c), lanes));
-                    }
-                    y = self.act.apply(v, y);
-                    v.store_some(self.out.add(p * self.ld + c), y, lanes);
+        // Each row by itself, as above.
+        match self.act.bounds() {
+            Some(bounds) if size == [M, M] && lanes == V::LANES => {
+                let at = (first, c, bounds);
+                sum = self.whole_row::<V, 0>(v, &half, bias, at, sum);
+                sum = self.whole_row::<V, 1>(v, &half, bias, at, sum);
+                if M > 2 {
+                    sum = self.whole_row::<V, 2>(v, &half, bias, at, sum);
                 }
-                sum = v.add(sum, y);
+                if M > 3 {
+                    sum = self.whole_row::<V, 3>(v, &half, bias, at, sum);
+                }
             }
+            _ => {
+                for i in 0..size[0] {
+                    let results = output::<V, N, M>(v, half.map(|column| column[i]));
+                    for (j, y) in results.into_iter().enumerate().take(size[1]) {
+                        let p = first + i * self.size[1] + j;
+                        let mut y = v.add(bias, y);
+                        // SAFETY: a pixel of the output, which the residual reaches as far as.
+                        unsafe {
+                            if !self.residual.is_null() {
+                                let r = self.residual.add(p * self.residual_ld + c);
+                                y = v.add(y, v.load_some(r, lanes));
+                            }
+                            y = self.act.apply(v, y);
+                            v.store_some(self.out.add(p * self.ld + c), y, lanes);
+                        }
+                        sum = v.add(sum, y);
+                    }
+                }
+            }
+        }
+        sum
+    }
+
+    /// Row `I` of a tile that lies inside the output and fills registers, whose activation is a clamp; adds what it
+    /// stored to `sum`.
+    #[inline(always)]
+    fn whole_row<V: Vector, const I: usize>(
+        &self,
+        v: V,
+        half: &[[V::Reg; M]; N],
+        bias: V::Reg,
+        (first, c, [lo, hi]): (usize, usize, [f32; 2]),
+        mut sum: V::Reg,
+    ) -> V::Reg {
+        let (lo, hi) = (v.splat(lo), v.splat(hi));
+        let results = output::<V, N, M>(v, half.map(|column| column[I % M]));
+        let p = first + I * self.size[1];
+        for (j, y) in results.into_iter().enumerate() {
+            let mut y = v.add(bias, y);
+            // SAFETY: a register of a pixel of the output, which the residual reaches as far as.
+            unsafe {
+                if !self.residual.is_null() {
+                    y = v.add(y, v.load(self.residual.add((p + j) * self.residual_ld + c)));
+                }
+                y = v.min(hi, v.max(lo, y));
+                v.store(self.out.add((p + j) * self.ld + c), y);
+            }
+            sum = v.add(sum, y);
         }
         sum
     }

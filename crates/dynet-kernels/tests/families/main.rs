@@ -30,6 +30,7 @@ fn every_kernel_equals_its_naive_version() {
                 "depthwise" => conv::depthwise(isa, r, &what),
                 "narrow_groups" => conv::narrow(isa, r, &what),
                 "winograd_2" => conv::winograd(isa, r, &what, Side::Two),
+                "winograd_3" => conv::winograd(isa, r, &what, Side::Three),
                 "winograd_4" => conv::winograd(isa, r, &what, Side::Four),
                 "pixelwise" => pixelwise::elementwise(isa, r, &what),
                 "channel_sums" => pixelwise::sums(isa, r, &what),
