@@ -127,6 +127,13 @@ impl Sink {
 /// second-level cache of 1 MiB.
 pub(crate) const FAR_BYTES: usize = 512 << 10;
 
+/// Bytes that a tile asks for with each value of `k`, of panels of `row` values. A tile of 6 x 16 takes 6 cycles for one
+/// value, one of 14 x 32 14 to 28 cycles, so that this is 15 to 30 GB/s, what memory gives a core. At twice that pace the
+/// product waits for what it asked for: ResNets with K = 4 take 8 % longer.
+pub(crate) const fn pace(row: usize) -> usize {
+    if row * size_of::<f32>() > LINE_BYTES { row * size_of::<f32>() } else { LINE_BYTES / 2 }
+}
+
 /// Memory that is read next: the product asks for it while it multiplies. It is never read through these pointers.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
@@ -155,7 +162,7 @@ impl Ahead {
         {
             *self = Self::new(later);
         }
-        if self.next < self.end { V::ROW * size_of::<f32>() } else { 0 }
+        if self.next < self.end { pace(V::ROW) } else { 0 }
     }
 }
 
@@ -323,8 +330,6 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
         }
         for k in 0..len {
             if V::ROW == 2 * V::LANES {
-                // As many bytes as the panel has here: a tile of 14 x 32 takes 14 to 28 cycles for 128, one of 6 x 16
-                // takes 6 for 64, so that this is 20 to 40 GB/s, what memory gives a core.
                 v.prefetch(ahead);
                 if V::ROW * size_of::<f32>() > LINE_BYTES {
                     v.prefetch(ahead.wrapping_add(LINE_BYTES));
