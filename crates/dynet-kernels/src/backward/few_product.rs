@@ -50,13 +50,18 @@ const fn most(mr: usize) -> usize {
     if mr > 6 { 9 } else { 8 }
 }
 
+/// Whether two registers of columns have their sums in registers: 8 pixels x 2 sums, 4 x 2 coefficients, 2 fused, 1
+/// broadcast of 32, and of 16 registers where coefficients of rows are broadcast as well: 4 x 2 sums, 2 fused, 2 broadcast.
+const fn is_wide(mr: usize, pixels: usize, of_rows: bool) -> bool {
+    if mr > 6 { pixels <= 8 } else { of_rows && pixels <= 4 }
+}
+
 impl Job for FewProduct {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        // 8 pixels x 2 sums, 4 x 2 coefficients, 2 fused, 1 broadcast of 32 registers.
-        let wide = V::MR > 6 && self.pixels <= 8 && self.sink.cols > V::LANES;
+        let wide = is_wide(V::MR, self.pixels, self.coefs.of_rows) && self.sink.cols > V::LANES;
         let width = if wide { 2 * V::LANES } else { V::LANES };
         for lane in (0..self.sink.cols).step_by(width) {
             let packed = self.packed.wrapping_add(lane);
@@ -92,7 +97,7 @@ impl<const P: usize, const NB: usize, const OF_ROWS: bool> Job for Part<P, NB, O
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        if P > most(V::MR) || (NB == 2 && (P > 8 || V::MR <= 6)) {
+        if P > most(V::MR) || (NB == 2 && !is_wide(V::MR, P, OF_ROWS)) {
             return;
         }
         let Self(mut t) = self;

@@ -89,44 +89,53 @@ impl<const E: usize, const R: usize> Job for Part<'_, E, R> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Self { tile: t, first, row, lane } = self;
+        let Self { tile, first, row, lane } = self;
+        // By value: a store could change what a reference leads to, for all that the compiler knows, and each access
+        // would read it again.
+        let &FewTile {
+            x, dy, pairs, ends, experts, coefs, d_coefs, weights, d_weights, resume, rows, ..
+        } = tile;
         let nr = 2 * V::LANES;
-        let place = |e: usize, i: usize| ((first + e) * t.rows + row + i) * nr + lane;
         let mut dw = [[v.splat(0.0); R]; E];
         // SAFETY: pairs are pixels of the input and rows of the gradient; all else has `nr` lanes for each of its rows.
         unsafe {
-            if t.resume {
-                for (e, dw) in dw.iter_mut().enumerate() {
+            let mut places = [0; E];
+            for (e, place) in places.iter_mut().enumerate() {
+                *place = ((first + e) * rows + row) * nr + lane;
+            }
+            if resume {
+                for (dw, place) in dw.iter_mut().zip(places) {
                     for (i, dw) in dw.iter_mut().enumerate() {
-                        *dw = v.load(t.d_weights.add(place(e, i)));
+                        *dw = v.load(d_weights.add(place + i * nr));
                     }
                 }
             }
-            let (x, dy) = (t.x.add(row), t.dy.add(lane));
+            let (x, dy) = (x.add(row), dy.add(lane));
             let mut start = 0;
-            for (image, &end) in t.ends.iter().enumerate() {
+            let mut at = first * nr + lane;
+            for &end in ends {
                 let mut acc = [v.splat(0.0); R];
-                for &[pixel, row] in &t.pairs[start..end] {
+                for &[pixel, row] in &pairs[start..end] {
                     let (x, dy) = (x.add(pixel as usize * CHANNELS), v.load(dy.add(row as usize * nr)));
                     for (i, acc) in acc.iter_mut().enumerate() {
                         *acc = v.fma(v.splat(*x.add(i)), dy, *acc);
                     }
                 }
-                for (e, dw) in dw.iter_mut().enumerate() {
-                    let at = (image * t.experts + first + e) * nr + lane;
-                    let coef = v.load(t.coefs.add(at));
-                    let mut sum = v.load(t.d_coefs.add(at));
+                for (e, (dw, place)) in dw.iter_mut().zip(places).enumerate() {
+                    let coef = v.load(coefs.add(at + e * nr));
+                    let mut sum = v.load(d_coefs.add(at + e * nr));
                     for (i, (dw, acc)) in dw.iter_mut().zip(acc).enumerate() {
-                        sum = v.fma(acc, v.load(t.weights.add(place(e, i))), sum);
+                        sum = v.fma(acc, v.load(weights.add(place + i * nr)), sum);
                         *dw = v.fma(acc, coef, *dw);
                     }
-                    v.store(t.d_coefs.add(at), sum);
+                    v.store(d_coefs.add(at + e * nr), sum);
                 }
+                at += experts * nr;
                 start = end;
             }
-            for (e, dw) in dw.iter().enumerate() {
+            for (dw, place) in dw.iter().zip(places) {
                 for (i, dw) in dw.iter().enumerate() {
-                    v.store(t.d_weights.add(place(e, i)), *dw);
+                    v.store(d_weights.add(place + i * nr), *dw);
                 }
             }
         }
