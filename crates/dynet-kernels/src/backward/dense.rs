@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::activation::Activation;
 use crate::backward::team::{Raw, Team};
-use crate::backward::transpose::{Far, Transpose};
+use crate::backward::transpose::{AHEAD, Far, Transpose};
 use crate::backward::window::{Class, Window};
 use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source};
 use crate::isa::Isa;
@@ -18,6 +18,9 @@ const CHUNK_BYTES: usize = 1 << 18;
 /// Rows of a static layer up to which each panel is packed by the part that multiplies it: fully connected layers, whose
 /// weights would else go to memory and back.
 pub(super) const FEW_ROWS: usize = 112;
+
+/// Output channels whose weights are asked for ahead of those that are turned: each lies in a page of its own.
+const ROWS_AHEAD: usize = 3;
 
 /// A dense convolution of a batch; a fully connected layer is one whose images have one pixel.
 ///
@@ -81,7 +84,7 @@ impl Dense<'_> {
                 cols: len * taps,
                 dst: packed[e * nr..].as_mut_ptr(),
                 to: |q| places[q] * experts * nr,
-                far: Far::Source,
+                far: Far::Source(AHEAD),
             });
         }
     }
@@ -119,7 +122,7 @@ impl Dense<'_> {
                     cols: taps,
                     dst: dst.as_mut_ptr(),
                     to: |t| places[t] * len * experts * nr,
-                    far: Far::Source,
+                    far: Far::Source(ROWS_AHEAD * k),
                 });
             }
         }
@@ -147,6 +150,9 @@ impl Dense<'_> {
         let (isa, k, n) = (team.isa, self.k(), self.c_out);
         let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
         let panels = n.div_ceil(nr);
+        if self.goes_by_pixel(isa) {
+            return self.forward_by_pixel(team, x, bias, out);
+        }
         if rows <= FEW_ROWS && panels >= 4 {
             let out = Raw::of(out);
             team.run(panels, k * nr, |p, packed| {
@@ -185,6 +191,9 @@ impl Dense<'_> {
         let panels = n.div_ceil(nr);
         if self.window.table.is_empty() && images * self.window.inputs() <= FEW_ROWS {
             return self.few_rows_input(team, dy, dx, adds);
+        }
+        if self.returns_by_pixel(isa) {
+            return self.backward_by_pixel(team, dy, dx, adds);
         }
         let mut packed = team.take_shared(panels * k * nr);
         team.chunks(&mut packed[..panels * k * nr], k * nr, |p, packed| {

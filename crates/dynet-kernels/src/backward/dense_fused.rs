@@ -3,14 +3,35 @@
 //! A panel is fused for one image after the other while its experts are in cache; forward the coefficients are the
 //! panel's columns, backward its rows.
 
+use std::ops::Range;
+
 use crate::backward::dense::{Block, Dense, product, sink};
 use crate::backward::few_product::{Coefs, FewProduct, serves};
 use crate::backward::fuse::{FuseColumns, FuseRows};
 use crate::backward::pieces::{FUSE_ROWS, Pieces};
 use crate::backward::team::{Raw, Team};
+use crate::isa::Isa;
 
 /// Rows of the sums of a part that wait for their places: 256 KiB.
 const SCATTERED_ROWS: usize = 2048;
+
+/// Values that are read from one row of weights before the next: two cache lines, which memory gives at nearly twice the
+/// pace of single ones.
+const FAR_VALUES: usize = 32;
+
+/// Rows of one panel that are packed before those of the panel beside it.
+const FAR_ROWS: usize = 32;
+
+/// What a part of the way back works on.
+struct Part<'a> {
+    coefs: &'a [f32],
+    dy: &'a [f32],
+    dx: Raw,
+    adds: bool,
+    images: Range<usize>,
+    /// Rows of sums that wait for their places.
+    waiting: usize,
+}
 
 impl Dense<'_> {
     fn check_coefs(&self, coefs: &[f32]) {
@@ -96,76 +117,124 @@ impl Dense<'_> {
         self.check(dx.len(), dy.len());
         self.check_coefs(coefs);
         let (isa, n, images, experts) = (team.isa, self.c_in, self.window.images, self.experts);
-        let nr = isa.nr();
+        let (nr, taps, inputs) = (isa.nr(), self.window.taps(), self.window.inputs());
         let panels = n.div_ceil(nr);
         let group = images_of_part(images, panels);
-        let groups = images.div_ceil(group);
-        let inputs = self.window.inputs();
         let dx = Raw::of(dx);
         if self.window.classes.len() > 1 && group * inputs > SCATTERED_ROWS {
             return self.large_classes_fused(team, coefs, dy, (dx, adds), group);
         }
-        let pieces = Pieces::new([self.c_out, self.window.taps()], experts * nr, inputs);
+        // Panels whose weights a row has side by side.
+        let side = if taps == 1 { (FAR_VALUES / nr).max(1) } else { 1 };
+        let sets = panels.div_ceil(side);
+        let group = images_of_part(images, sets);
+        let groups = images.div_ceil(group);
+        let pieces = Pieces::new([self.c_out, taps], side * experts * nr, inputs);
         let waiting = if self.window.classes.len() == 1 { 0 } else { group * inputs };
-        team.run(panels * groups, (pieces.rows() * experts + FUSE_ROWS + waiting) * nr, |part, scratch| {
+        let packed_len = pieces.rows() * experts * nr;
+        team.run(sets * groups, FUSE_ROWS * nr + side * (packed_len + waiting * nr), |part, scratch| {
             let (fused, rest) = scratch.split_at_mut(FUSE_ROWS * nr);
-            let (sums, packed) = rest.split_at_mut(waiting * nr);
-            let block = Block::new(part / groups, nr, n);
-            let first = part % groups * group;
-            let part = first..images.min(first + group);
+            let (sums, packed) = rest.split_at_mut(side * waiting * nr);
             let sums = Raw::of(sums);
+            let (set, first) = (part / groups, part % groups * group);
+            let blocks = (set * side..panels.min((set + 1) * side)).map(|p| Block::new(p, nr, n));
+            let places =
+                blocks.enumerate().map(|(i, block)| (block, i * packed_len, sums.offset(i * waiting * nr)));
+            let part = Part { coefs, dy, dx, adds, images: first..images.min(first + group), waiting };
             // As forward: rows of the panel outside, images inside. Sums of pixels that do not lie side by side wait.
             for channels in pieces.channels() {
-                self.pack_transposed(isa, block, channels, packed);
-                let (mut tap0, mut pixel0) = (0, 0);
-                for class in &self.window.classes {
-                    let pixels = class.pixels.len();
-                    for [row, k0, k1] in pieces.of(channels, tap0..tap0 + class.taps.len()) {
-                        let packed = &packed[row * experts * nr..];
-                        let place = |image: usize| match waiting {
-                            0 => (dx.at(image * inputs * n + block.c0), n, adds || k0 > 0),
-                            _ => (sums.at(((image - first) * inputs + pixel0) * nr), nr, k0 > 0),
-                        };
-                        if serves(isa, pixels, experts) {
-                            let (out, ld, adds) = place(first);
-                            isa.run(FewProduct {
-                                images: part.len(),
-                                pixels,
-                                source: self.class_source(class, dy, first * pixels),
-                                k: [k0, k1],
-                                packed: packed.as_ptr(),
-                                coefs: Coefs {
-                                    first: coefs[first * experts * self.c_out..].as_ptr(),
-                                    expert: self.c_out,
-                                    image: experts * self.c_out,
-                                    of_rows: true,
-                                },
-                                sink: sink(out, ld, block, None, adds),
-                                step: inputs * ld,
-                            });
-                            continue;
-                        }
-                        for image in part.clone() {
-                            let fused = &mut fused[..(k1 - k0) * nr];
-                            let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
-                            isa.run(FuseRows { packed, first: k0, coefs, experts, fused });
-                            let (out, ld, adds) = place(image);
-                            let sink = sink(out, ld, block, None, adds);
-                            let source = self.class_source(class, dy, image * pixels);
-                            isa.run(product(pixels, source, [k0, k1], fused.as_ptr(), sink));
-                        }
-                    }
-                    (tap0, pixel0) = (tap0 + class.taps.len(), pixel0 + pixels);
+                self.pack_side_by_side(
+                    isa,
+                    places.clone().map(|(block, at, _)| (block, at)),
+                    channels,
+                    packed,
+                );
+                for (block, at, sums) in places.clone() {
+                    self.piece_back(isa, &part, block, (pieces, channels), &packed[at..], (fused, sums));
                 }
             }
             if waiting > 0 {
-                // SAFETY: the scratch is this part's own.
-                let sums = unsafe { sums.slice(0, waiting * nr) };
-                for (image, sums) in part.zip(sums.chunks_exact(inputs * nr)) {
-                    self.scatter((dx, adds), block, image, sums, nr);
+                for (block, _, sums) in places {
+                    // SAFETY: the scratch is this part's own.
+                    let sums = unsafe { sums.slice(0, waiting * nr) };
+                    for (image, sums) in part.images.clone().zip(sums.chunks_exact(inputs * nr)) {
+                        self.scatter((dx, adds), block, image, sums, nr);
+                    }
                 }
             }
         });
+    }
+
+    /// Packs panels of input channels, each from its place in `packed` on.
+    fn pack_side_by_side(
+        &self,
+        isa: Isa,
+        blocks: impl Iterator<Item = (Block, usize)> + Clone,
+        [from, len]: [usize; 2],
+        packed: &mut [f32],
+    ) {
+        // A few rows of each panel in turn: memory gives neighbouring lines together.
+        let step = if self.window.taps() == 1 { FAR_ROWS } else { len };
+        for row in (0..len).step_by(step) {
+            for (block, at) in blocks.clone() {
+                let packed = &mut packed[at + row * self.experts * isa.nr()..];
+                self.pack_transposed(isa, block, [from + row, step.min(len - row)], packed);
+            }
+        }
+    }
+
+    /// What packed channels of a panel give to the input of a part's images.
+    fn piece_back(
+        &self,
+        isa: Isa,
+        part: &Part<'_>,
+        block: Block,
+        (pieces, channels): (Pieces, [usize; 2]),
+        packed: &[f32],
+        (fused, sums): (&mut [f32], Raw),
+    ) {
+        let (nr, n, experts, inputs) = (isa.nr(), self.c_in, self.experts, self.window.inputs());
+        let Part { coefs, dy, dx, adds, images, waiting } = part;
+        let (mut tap0, mut pixel0) = (0, 0);
+        for class in &self.window.classes {
+            let pixels = class.pixels.len();
+            for [row, k0, k1] in pieces.of(channels, tap0..tap0 + class.taps.len()) {
+                let packed = &packed[row * experts * nr..];
+                let place = |image: usize| match waiting {
+                    0 => (dx.at(image * inputs * n + block.c0), n, *adds || k0 > 0),
+                    _ => (sums.at(((image - images.start) * inputs + pixel0) * nr), nr, k0 > 0),
+                };
+                if serves(isa, pixels, experts) {
+                    let (out, ld, adds) = place(images.start);
+                    isa.run(FewProduct {
+                        images: images.len(),
+                        pixels,
+                        source: self.class_source(class, dy, images.start * pixels),
+                        k: [k0, k1],
+                        packed: packed.as_ptr(),
+                        coefs: Coefs {
+                            first: coefs[images.start * experts * self.c_out..].as_ptr(),
+                            expert: self.c_out,
+                            image: experts * self.c_out,
+                            of_rows: true,
+                        },
+                        sink: sink(out, ld, block, None, adds),
+                        step: inputs * ld,
+                    });
+                    continue;
+                }
+                for image in images.clone() {
+                    let fused = &mut fused[..(k1 - k0) * nr];
+                    let coefs = &coefs[image * experts * self.c_out..][..experts * self.c_out];
+                    isa.run(FuseRows { packed, first: k0, coefs, experts, fused });
+                    let (out, ld, adds) = place(image);
+                    let sink = sink(out, ld, block, None, adds);
+                    let source = self.class_source(class, dy, image * pixels);
+                    isa.run(product(pixels, source, [k0, k1], fused.as_ptr(), sink));
+                }
+            }
+            (tap0, pixel0) = (tap0 + class.taps.len(), pixel0 + pixels);
+        }
     }
 
     /// Puts sums `[input pixel in the order of the classes][nr]` of an image in their places; those of pixels that

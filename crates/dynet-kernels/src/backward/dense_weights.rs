@@ -6,19 +6,15 @@
 
 use std::ops::Range;
 
-use crate::backward::dense::{Block, Dense, FEW_ROWS, places};
-use crate::backward::few_weights::FEW_PIXELS;
+use crate::backward::dense::{self, Block, Dense, FEW_ROWS};
 use crate::backward::team::{Raw, Team};
-use crate::backward::transpose::{Far, Transpose};
-use crate::backward::weight_tile::{DynamicTile, Operands, Pair, StaticTile, dynamic_rows};
+use crate::backward::transpose::{AHEAD, Far, Transpose};
+use crate::backward::weight_tile::{Operands, Pair, StaticTile};
 use crate::geometry::ZERO;
 use crate::isa::Isa;
 
 /// Pixels that are multiplied at once: 512 rows of a panel are 64 KiB.
-const CHUNK: usize = 512;
-
-/// The same where tiles go through whole images: 4096 rows of a panel are half of a cache of 1 MiB.
-const CHUNK_OF_IMAGES: usize = 4096;
+pub(super) const CHUNK: usize = 512;
 
 /// Fewest parts of a layer that is large enough: two for each of two threads.
 const PARTS: usize = 4;
@@ -63,12 +59,12 @@ pub(super) fn copy_columns(
 }
 
 /// Where a run of rows writes its sums: the first one into the result, others behind one another.
-fn of_run([first, others]: [Raw; 2], run: usize, len: usize) -> Raw {
+pub(super) fn of_run([first, others]: [Raw; 2], run: usize, len: usize) -> Raw {
     if run == 0 { first } else { others.offset((run - 1) * len) }
 }
 
 /// Adds parts of the size of the sum, in order.
-fn add_parts(sum: &mut [f32], parts: &[f32]) {
+pub(super) fn add_parts(sum: &mut [f32], parts: &[f32]) {
     for part in parts.chunks_exact(sum.len()) {
         sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
@@ -107,7 +103,7 @@ impl Dense<'_> {
 
     /// Runs of rows, whose sums are added up in order, where there are too few parts even so: `rows` in pieces of at
     /// least `least`.
-    fn runs(parts: usize, rows: usize, least: usize) -> usize {
+    pub(super) fn runs(parts: usize, rows: usize, least: usize) -> usize {
         PARTS.div_ceil(parts).min(rows / least).max(1)
     }
 
@@ -180,100 +176,6 @@ impl Dense<'_> {
         });
     }
 
-    /// The gradients of weights and coefficients of a layer whose kernels are fused for each image; `d_coefs` is
-    /// overwritten.
-    ///
-    /// # Panics
-    /// If the sizes do not fit each other.
-    pub fn backward_weights_fused(
-        &self,
-        team: &mut Team,
-        coefs: &[f32],
-        [x, dy]: [&[f32]; 2],
-        [dw, d_coefs]: [&mut [f32]; 2],
-    ) {
-        self.check(x.len(), dy.len());
-        assert_eq!(dw.len(), self.weights.len(), "gradient of the weights");
-        let (isa, n, experts, images) = (team.isa, self.c_out, self.experts, self.window.images);
-        let of_images = images * experts * n;
-        assert_eq!((coefs.len(), d_coefs.len()), (of_images, of_images), "coefficients of a batch");
-        if self.window.outputs() <= FEW_PIXELS {
-            return self.few_pixels_weights(team, coefs, [x, dy], [dw, d_coefs]);
-        }
-        let (nr, rows, taps) = (isa.nr(), self.window.outputs(), self.window.taps());
-        let most = dynamic_rows(Self::mr(isa));
-        let tiles = Tiles::new(self.c_in, most);
-        let panels = n.div_ceil(nr);
-        let splits = Self::splits(panels, tiles.count);
-        let runs = Self::runs(panels * splits, images * rows, CHUNK.max(rows));
-        // The gradient of the coefficients of each split, then that of the weights of each run of images, to be added up
-        // in order.
-        let (of_splits, of_runs) = (splits * of_images, (runs - 1) * dw.len());
-        let mut partial = team.take_shared(of_splits + of_runs);
-        partial[..of_splits].fill(0.0);
-        let (shared, partial_weights) = partial.split_at_mut(of_splits);
-        let (outs, shared) = ([&mut *dw, partial_weights].map(Raw::of), Raw::of(shared));
-        // Images whose panel fills half of a cache of 1 MiB, at least one.
-        let group = (CHUNK_OF_IMAGES / rows).clamp(1, images.div_ceil(runs));
-        let alone = group * runs >= images;
-        let places = if alone { most.min(self.c_in) } else { self.c_in } * taps * experts * nr;
-        team.run(panels * splits * runs, group * rows * nr + 2 * places, |part, scratch| {
-            let (part, run) = (part / runs, part % runs);
-            let (block, split) = (Block::new(part / splits, nr, n), part % splits);
-            let (first_image, last) = (run * images / runs, (run + 1) * images / runs);
-            let dw = of_run(outs, run, self.weights.len());
-            let tiles =
-                (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
-            let (panel, scratch) = scratch.split_at_mut(group * rows * nr);
-            let (weights, d_weights) = scratch.split_at_mut(places);
-            let mut pairs = vec![(Vec::with_capacity(group * rows), Vec::with_capacity(group)); taps];
-            for first in (first_image..last).step_by(group) {
-                let end = last.min(first + group);
-                self.copy_panel(dy, first * rows..end * rows, block, nr, panel);
-                for (tap, (pairs, ends)) in pairs.iter_mut().enumerate() {
-                    pairs.clear();
-                    ends.clear();
-                    for image in first..end {
-                        self.pairs(image * rows..(image + 1) * rows, first * rows, tap, pairs);
-                        ends.push(pairs.len());
-                    }
-                }
-                for [c, rows] in tiles.clone() {
-                    let start = if alone { 0 } else { c * taps * experts * nr };
-                    let len = rows * taps * experts * nr;
-                    let (weights, d_weights) = (&mut weights[start..][..len], &mut d_weights[start..][..len]);
-                    if first == first_image {
-                        self.pack_tile(isa, block, [c, rows], &self.tile_places(rows), weights);
-                        d_weights.fill(0.0);
-                    }
-                    for (tap, (pairs, ends)) in pairs.iter().enumerate() {
-                        let (x_ld, cols) = (self.c_in, block.cols);
-                        let operands =
-                            Operands { x: x[c..].as_ptr(), x_ld, dy: panel.as_ptr(), pairs, cols, rows };
-                        let at = tap * experts * rows * nr;
-                        let of_group = first * experts * n + block.c0;
-                        isa.run(DynamicTile {
-                            operands,
-                            ends,
-                            experts,
-                            coefs: coefs[of_group..].as_ptr(),
-                            d_coefs: shared.at(split * of_images + of_group),
-                            coef_step: n,
-                            weights: weights[at..].as_ptr(),
-                            d_weights: d_weights[at..].as_mut_ptr(),
-                        });
-                    }
-                    if end == last {
-                        self.unpack_tile(isa, block, [c, rows], &self.tile_places(rows), (d_weights, dw));
-                    }
-                }
-            }
-        });
-        Self::add_splits(&partial[..of_splits], d_coefs);
-        add_parts(dw, &partial[of_splits..][..of_runs]);
-        team.put_back(partial);
-    }
-
     /// Adds up what the parts along the input channels gave, in order.
     pub(super) fn add_splits(parts: &[f32], d_coefs: &mut [f32]) {
         let (first, others) = parts.split_at(d_coefs.len());
@@ -281,18 +183,26 @@ impl Dense<'_> {
         add_parts(d_coefs, others);
     }
 
-    /// Where weights `[rows][taps]` of a tile go among rows `[tap][experts][rows]`.
-    pub(super) fn tile_places(&self, rows: usize) -> Vec<usize> {
-        places([rows, self.window.taps()], self.experts * rows)
+    /// Where weights `[channels][taps]` of tiles that follow one another go among rows `[tap][experts][channels]` of each:
+    /// the row of the first expert, and rows from one expert to the next.
+    pub(super) fn tile_places(&self, tiles: impl Iterator<Item = [usize; 2]>) -> Vec<[usize; 2]> {
+        let (taps, experts) = (self.window.taps(), self.experts);
+        let (mut places, mut start) = (Vec::new(), 0);
+        for [_, rows] in tiles {
+            let own = dense::places([rows, taps], experts * rows);
+            places.extend(own.iter().map(|p| [start + p, rows]));
+            start += rows * taps * experts;
+        }
+        places
     }
 
-    /// The experts' weights of a tile, `[tap][experts][rows][nr]`; `places` are [`Self::tile_places`].
+    /// The experts' weights of tiles of `rows` channels from `c` on, at their `places` ([`Self::tile_places`]).
     pub(super) fn pack_tile(
         &self,
         isa: Isa,
         block: Block,
         [c, rows]: [usize; 2],
-        places: &[usize],
+        places: &[[usize; 2]],
         out: &mut [f32],
     ) {
         let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
@@ -305,9 +215,9 @@ impl Dense<'_> {
                 from: |lane| lane * k,
                 rows: block.cols,
                 cols: rows * taps,
-                dst: out[e * rows * nr..].as_mut_ptr(),
-                to: |q| places[q] * nr,
-                far: Far::Source,
+                dst: out.as_mut_ptr(),
+                to: |q: usize| (places[q][0] + e * places[q][1]) * nr,
+                far: Far::Source(AHEAD),
             });
         }
     }
@@ -318,14 +228,14 @@ impl Dense<'_> {
         isa: Isa,
         block: Block,
         [c, rows]: [usize; 2],
-        places: &[usize],
+        places: &[[usize; 2]],
         (tile, dw): (&[f32], Raw),
     ) {
         let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
         for e in 0..self.experts {
             isa.run(Transpose {
-                src: tile[e * rows * nr..].as_ptr(),
-                from: |q| places[q] * nr,
+                src: tile.as_ptr(),
+                from: |q: usize| (places[q][0] + e * places[q][1]) * nr,
                 rows: rows * taps,
                 cols: block.cols,
                 dst: dw.at((e * self.c_out + block.c0) * k + c * taps),

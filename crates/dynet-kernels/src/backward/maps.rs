@@ -1,7 +1,7 @@
 //! Where values of a map lie: planes and channels last, runs of channels, the channel shuffle.
 
 use crate::backward::team::Team;
-use crate::backward::transpose::{Far, Transpose};
+use crate::backward::transpose::{AHEAD, Far, Transpose};
 
 /// Rows of a part of a job.
 const ROWS: usize = 256;
@@ -19,7 +19,7 @@ fn planes(team: &mut Team, x: &[f32], [rows, columns]: [usize; 2], y: &mut [f32]
             cols: columns,
             dst,
             to: |c| c * rows,
-            far: Far::Source,
+            far: Far::Source(AHEAD),
         });
     });
 }

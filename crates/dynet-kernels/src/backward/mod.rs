@@ -7,6 +7,7 @@
 //! Every value is computed by one part of one job, and how a job is cut into parts depends on sizes alone, so results
 //! are the same bits for any number of threads.
 
+mod by_pixel;
 mod dense;
 mod dense_fused;
 mod dense_weights;
@@ -16,6 +17,7 @@ mod few_rows;
 mod few_tile;
 mod few_weights;
 mod fuse;
+mod fused_weights;
 mod grouped;
 mod maps;
 mod mix;

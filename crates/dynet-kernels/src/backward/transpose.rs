@@ -7,13 +7,13 @@ const MAX_LANES: usize = 16;
 
 /// Values of a row that are asked for ahead of those that are turned: eight cache lines, of which the hardware foresees
 /// none, since there are as many rows as lanes and each lies in a page of its own.
-const AHEAD: usize = 128;
+pub(super) const AHEAD: usize = 128;
 
 /// The side of a transposition whose rows come from memory: it goes along them, and asks for them ahead.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Far {
-    /// What is read.
-    Source,
+    /// What is read; so many values on lie those that are read next.
+    Source(usize),
     /// What is written.
     Destination,
 }
@@ -35,16 +35,19 @@ impl<F: Fn(usize) -> usize, T: Fn(usize) -> usize> Job for Transpose<F, T> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let Self { src, from, rows, cols, dst, to, far } = self;
-        let wide = far == Far::Source;
+        let (wide, ahead) = match far {
+            Far::Source(ahead) => (true, ahead),
+            Far::Destination => (false, AHEAD),
+        };
         let (outer, inner) = if wide { (cols, rows) } else { (rows, cols) };
         for i in (0..outer).step_by(V::LANES) {
             for j in (0..inner).step_by(V::LANES) {
                 let (r, c) = if wide { (j, i) } else { (i, j) };
                 let (height, width) = ((rows - r).min(V::LANES), (cols - c).min(V::LANES));
                 if wide {
-                    (r..r + height).for_each(|r| v.prefetch(src.wrapping_add(from(r) + c + AHEAD).cast()));
+                    (r..r + height).for_each(|r| v.prefetch(src.wrapping_add(from(r) + c + ahead).cast()));
                 } else {
-                    (c..c + width).for_each(|c| v.prefetch_to_write(dst.wrapping_add(to(c) + r + AHEAD)));
+                    (c..c + width).for_each(|c| v.prefetch_to_write(dst.wrapping_add(to(c) + r + ahead)));
                 }
                 // SAFETY: whoever makes this job answers for all rows and columns of source and destination.
                 unsafe {
@@ -106,7 +109,7 @@ mod tests {
         for isa in Isa::available() {
             let sizes = [(1, 1), (16, 16), (3, 37), (33, 9), (20, 31), (33, 200)];
             for ((rows, cols), far) in
-                sizes.into_iter().flat_map(|s| [(s, Far::Source), (s, Far::Destination)])
+                sizes.into_iter().flat_map(|s| [(s, Far::Source(AHEAD)), (s, Far::Destination)])
             {
                 let src: Vec<f32> = (0..rows * (cols + 2)).map(|i| i as f32).collect();
                 let mut dst = vec![-1.0; cols * (rows + 1)];

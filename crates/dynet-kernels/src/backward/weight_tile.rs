@@ -116,18 +116,20 @@ impl<const MR: usize, const NB: usize> Job for Sized<StaticTile<'_>, MR, NB> {
     }
 }
 
-/// For each image `dW~ = dY (x) X`, which never leaves the registers: `dw_e += eta_e dW~`, `d eta_e += <dW~, w_e>`.
+/// For each image and each element of the kernel `dW~ = dY (x) X`, which never leaves the registers:
+/// `dw_e += eta_e dW~`, `d eta_e += <dW~, w_e>`.
 pub(super) struct DynamicTile<'a> {
-    /// Pairs of all images.
+    /// Pairs of all images, of each those of all elements of the kernel.
     pub(super) operands: Operands<'a>,
-    /// Where the pairs of each image end.
+    /// Elements of the kernel.
+    pub(super) taps: usize,
+    /// Where the pairs of each element of each image end.
     pub(super) ends: &'a [usize],
     pub(super) experts: usize,
-    /// From the panel's first channel on: image `i`, expert `e` at `(i * experts + e) * coef_step`.
+    /// `[images][experts][nr]`.
     pub(super) coefs: *const f32,
     pub(super) d_coefs: *mut f32,
-    pub(super) coef_step: usize,
-    /// `[experts][rows][nr]` of weights and their gradients.
+    /// `[taps][experts][rows][nr]` of weights and their gradients.
     pub(super) weights: *const f32,
     pub(super) d_weights: *mut f32,
 }
@@ -164,30 +166,35 @@ impl<const MR: usize, const NB: usize> Job for Sized<DynamicTile<'_>, MR, NB> {
     fn run<V: Vector>(self, v: V) {
         let t = self.0;
         let (o, nr) = (t.operands, 2 * V::LANES);
-        let mut start = 0;
-        for (image, &end) in t.ends.iter().enumerate() {
-            let mut acc = [[v.splat(0.0); NB]; MR];
-            // SAFETY: as in `StaticTile`; coefficients and tiles of the experts exist for `cols` channels.
-            unsafe {
-                accumulate::<V, MR, NB>(v, &o, &o.pairs[start..end], &mut acc);
-                for e in 0..t.experts {
-                    let at = (image * t.experts + e) * t.coef_step;
-                    for j in 0..NB {
-                        let lanes = (o.cols - j * V::LANES).min(V::LANES);
-                        let coef = v.load_some(t.coefs.add(at + j * V::LANES), lanes);
-                        let d_coef = t.d_coefs.add(at + j * V::LANES);
-                        let mut sum = v.load_some(d_coef, lanes);
-                        for (i, acc) in acc.iter().enumerate() {
-                            let place = (e * MR + i) * nr + j * V::LANES;
-                            sum = v.fma(acc[j], v.load(t.weights.add(place)), sum);
-                            let dw = t.d_weights.add(place);
-                            v.store(dw, v.fma(acc[j], coef, v.load(dw)));
+        let (mut start, mut coefs, mut d_coefs) = (0, t.coefs, t.d_coefs);
+        for ends in t.ends.chunks_exact(t.taps) {
+            let (mut weights, mut d_weights) = (t.weights, t.d_weights);
+            for &end in ends {
+                let mut acc = [[v.splat(0.0); NB]; MR];
+                // SAFETY: as in `StaticTile`; coefficients and tiles of the experts exist for `nr` channels.
+                unsafe {
+                    accumulate::<V, MR, NB>(v, &o, &o.pairs[start..end], &mut acc);
+                    for e in 0..t.experts {
+                        for j in 0..NB {
+                            let at = e * nr + j * V::LANES;
+                            let coef = v.load(coefs.add(at));
+                            let mut sum = v.load(d_coefs.add(at));
+                            for (i, acc) in acc.iter().enumerate() {
+                                let place = (e * MR + i) * nr + j * V::LANES;
+                                sum = v.fma(acc[j], v.load(weights.add(place)), sum);
+                                let dw = d_weights.add(place);
+                                v.store(dw, v.fma(acc[j], coef, v.load(dw)));
+                            }
+                            v.store(d_coefs.add(at), sum);
                         }
-                        v.store_some(d_coef, sum, lanes);
                     }
                 }
+                let step = t.experts * MR * nr;
+                (weights, d_weights) = (weights.wrapping_add(step), d_weights.wrapping_add(step));
+                start = end;
             }
-            start = end;
+            let step = t.experts * nr;
+            (coefs, d_coefs) = (coefs.wrapping_add(step), d_coefs.wrapping_add(step));
         }
     }
 }

@@ -71,8 +71,17 @@ impl Window {
         self.geometry.input[0] * self.geometry.input[1]
     }
 
-    pub(crate) fn taps(&self) -> usize {
+    /// Elements of the kernel of an image.
+    pub fn taps(&self) -> usize {
         self.geometry.taps()
+    }
+
+    /// Pairs of an output pixel of an image and an element of the kernel that lies inside the image.
+    pub fn met(&self) -> usize {
+        match self.table.is_empty() {
+            true => self.outputs(),
+            false => self.table[..self.outputs() * self.taps()].iter().filter(|t| **t != ZERO).count(),
+        }
     }
 }
 

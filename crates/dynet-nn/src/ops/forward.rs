@@ -77,9 +77,19 @@ pub(super) fn way(conv: &Conv2d, window: &Window) -> Way {
     match conv.dynamic {
         _ if conv.groups > 1 => Way::Grouped,
         None => Way::Static,
-        Some(d) if window.outputs() <= MIX_PIXELS && d.experts != FUSED_EXPERTS => Way::Mix,
+        Some(d) if mixes(d.experts, window) => Way::Mix,
         Some(_) => Way::Fuse,
     }
+}
+
+/// Whether mixing the outputs of all experts takes fewer multiplications than fusing their kernels: forward, back to
+/// the input and to the weights.
+fn mixes(experts: usize, window: &Window) -> bool {
+    if experts != FUSED_EXPERTS {
+        return window.outputs() <= MIX_PIXELS;
+    }
+    let (pixels, taps, met) = (window.outputs(), window.taps(), window.met());
+    3 * experts * met <= taps * (4 * experts + 2 * pixels) + met
 }
 
 /// The parameters of a step.
