@@ -15,13 +15,6 @@ use crate::isa::Isa;
 /// Rows of the sums of a part that wait for their places: 256 KiB.
 const SCATTERED_ROWS: usize = 2048;
 
-/// Values that are read from one row of weights before the next: two cache lines, which memory gives at nearly twice the
-/// pace of single ones.
-const FAR_VALUES: usize = 32;
-
-/// Rows of one panel that are packed before those of the panel beside it.
-const FAR_ROWS: usize = 32;
-
 /// What a part of the way back works on.
 struct Part<'a> {
     coefs: &'a [f32],
@@ -124,8 +117,7 @@ impl Dense<'_> {
         if self.window.classes.len() > 1 && group * inputs > SCATTERED_ROWS {
             return self.large_classes_fused(team, coefs, dy, (dx, adds), group);
         }
-        // Panels whose weights a row has side by side.
-        let side = if taps == 1 { (FAR_VALUES / nr).max(1) } else { 1 };
+        let side = self.panels_side_by_side(isa);
         let sets = panels.div_ceil(side);
         let group = images_of_part(images, sets);
         let groups = images.div_ceil(group);
@@ -138,17 +130,14 @@ impl Dense<'_> {
             let sums = Raw::of(sums);
             let (set, first) = (part / groups, part % groups * group);
             let blocks = (set * side..panels.min((set + 1) * side)).map(|p| Block::new(p, nr, n));
-            let places =
-                blocks.enumerate().map(|(i, block)| (block, i * packed_len, sums.offset(i * waiting * nr)));
+            let places = blocks
+                .clone()
+                .enumerate()
+                .map(|(i, block)| (block, i * packed_len, sums.offset(i * waiting * nr)));
             let part = Part { coefs, dy, dx, adds, images: first..images.min(first + group), waiting };
             // As forward: rows of the panel outside, images inside. Sums of pixels that do not lie side by side wait.
             for channels in pieces.channels() {
-                self.pack_side_by_side(
-                    isa,
-                    places.clone().map(|(block, at, _)| (block, at)),
-                    channels,
-                    packed,
-                );
+                self.pack_side_by_side(isa, blocks.clone(), channels, (packed, packed_len));
                 for (block, at, sums) in places.clone() {
                     self.piece_back(isa, &part, block, (pieces, channels), &packed[at..], (fused, sums));
                 }
@@ -163,24 +152,6 @@ impl Dense<'_> {
                 }
             }
         });
-    }
-
-    /// Packs panels of input channels, each from its place in `packed` on.
-    fn pack_side_by_side(
-        &self,
-        isa: Isa,
-        blocks: impl Iterator<Item = (Block, usize)> + Clone,
-        [from, len]: [usize; 2],
-        packed: &mut [f32],
-    ) {
-        // A few rows of each panel in turn: memory gives neighbouring lines together.
-        let step = if self.window.taps() == 1 { FAR_ROWS } else { len };
-        for row in (0..len).step_by(step) {
-            for (block, at) in blocks.clone() {
-                let packed = &mut packed[at + row * self.experts * isa.nr()..];
-                self.pack_transposed(isa, block, [from + row, step.min(len - row)], packed);
-            }
-        }
     }
 
     /// What packed channels of a panel give to the input of a part's images.

@@ -15,6 +15,16 @@ const PARTS: usize = 8;
 /// Rows of weights that are asked for ahead of those that are copied: each lies in a page of its own.
 const AHEAD_ROWS: usize = 16;
 
+/// Values that are read from one row of weights before the next: four cache lines, which memory gives at more than twice
+/// the pace of single ones.
+const FAR_VALUES: usize = 64;
+
+/// Rows of one panel that are packed before those of the panel beside it.
+const FAR_ROWS: usize = 32;
+
+/// Fewest sets of panels that are packed together: each is a part of the job.
+const FEWEST_SETS: usize = 4;
+
 /// Copies rows of `cols` values, at most two registers, that lie far apart in memory.
 pub(super) struct CopyRows {
     pub(super) src: *const f32,
@@ -44,18 +54,42 @@ impl Job for CopyRows {
 }
 
 impl Dense<'_> {
-    /// [`Dense::backward_input`]: weights are packed in pieces that stay in cache, two panels side by side, just before use.
+    /// Panels of input channels that are packed together: those that a row of weights has side by side.
+    pub(super) fn panels_side_by_side(&self, isa: Isa) -> usize {
+        let panels = self.c_in.div_ceil(isa.nr());
+        if self.window.taps() == 1 { (FAR_VALUES / isa.nr()).min(panels / FEWEST_SETS).max(1) } else { 1 }
+    }
+
+    /// Packs panels of input channels, each into `len` values of `packed`.
+    pub(super) fn pack_side_by_side(
+        &self,
+        isa: Isa,
+        blocks: impl Iterator<Item = Block> + Clone,
+        [from, rows]: [usize; 2],
+        (packed, len): (&mut [f32], usize),
+    ) {
+        // A few rows of each panel in turn: memory gives neighbouring lines together.
+        let step = if self.window.taps() == 1 { FAR_ROWS } else { rows };
+        for row in (0..rows).step_by(step) {
+            for (block, packed) in blocks.clone().zip(packed.chunks_exact_mut(len)) {
+                let packed = &mut packed[row * self.experts * isa.nr()..];
+                self.pack_transposed(isa, block, [from + row, step.min(rows - row)], packed);
+            }
+        }
+    }
+
+    /// [`Dense::backward_input`]: weights are packed in pieces that stay in cache, just before use.
     pub(super) fn few_rows_input(&self, team: &mut Team, dy: &[f32], dx: &mut [f32], adds: bool) {
         let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.inputs());
         let nr = isa.nr();
-        let panels = n.div_ceil(nr);
+        let (panels, side) = (n.div_ceil(nr), self.panels_side_by_side(isa));
         let dx = Raw::of(dx);
-        team.run(panels.div_ceil(2), 2 * FUSE_ROWS * nr, |pair, packed| {
+        team.run(panels.div_ceil(side), side * FUSE_ROWS * nr, |set, packed| {
+            let blocks = (set * side..panels.min((set + 1) * side)).map(|p| Block::new(p, nr, n));
             for k0 in (0..self.c_out).step_by(FUSE_ROWS) {
                 let len = FUSE_ROWS.min(self.c_out - k0);
-                let blocks = (2 * pair..panels.min(2 * pair + 2)).map(|p| Block::new(p, nr, n));
-                for (block, packed) in blocks.zip(packed.chunks_exact_mut(FUSE_ROWS * nr)) {
-                    self.pack_transposed(isa, block, [k0, len], packed);
+                self.pack_side_by_side(isa, blocks.clone(), [k0, len], (packed, FUSE_ROWS * nr));
+                for (block, packed) in blocks.clone().zip(packed.chunks_exact(FUSE_ROWS * nr)) {
                     let sink = sink(dx.at(block.c0), n, block, None, adds || k0 > 0);
                     let (source, panel) =
                         (self.class_source(&self.window.classes[0], dy, 0), packed.as_ptr());
