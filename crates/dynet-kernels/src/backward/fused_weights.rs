@@ -124,13 +124,17 @@ impl Dense<'_> {
         let Scratch { coefs, d_coefs, panel, weights, d_weights } = scratch;
         let alone = *group >= images.len();
         let (mut pairs, mut ends) = (Vec::with_capacity(group * outputs * taps), Vec::new());
+        let (mut places, mut of) = (Vec::new(), Vec::new());
         for first in images.clone().step_by(*group) {
             let end = images.end.min(first + group);
             copy_columns(dy, self.c_out, first * outputs..end * outputs, *block, nr, panel);
             self.pairs_of(first..end, &mut pairs, &mut ends);
             for tile in range.clone().step_by(*bundle) {
                 let bundle = (tile..range.end.min(tile + bundle)).map(|i| tiles.at(i));
-                let places = self.tile_places(bundle.clone());
+                if !bundle.clone().map(|[_, rows]| rows).eq(of.iter().copied()) {
+                    places = self.tile_places(bundle.clone());
+                    of = bundle.clone().map(|[_, rows]| rows).collect();
+                }
                 let [c0, _] = tiles.at(tile);
                 let all = [c0, places.len() / taps];
                 let start = if alone { 0 } else { c0 * taps * experts * nr };
