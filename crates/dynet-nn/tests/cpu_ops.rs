@@ -158,19 +158,23 @@ fn every_geometry_trains_as_with_burns_operations() {
     let mut odd = Conv2d::new(5, 37, 3).stride(2).with_bias();
     odd.dilation = [1, 2];
     odd.padding = [1, 2];
-    for (i, conv) in [
-        odd,
-        Conv2d::new(5, 33, 1),
-        Conv2d::new(5, 7, 1).stride(2),
-        Conv2d::new(6, 8, 3).groups(2).stride(2),
-        Conv2d::depthwise(5, 5).stride(2),
-        Conv2d::depthwise(19, 3).with_bias(),
-        Conv2d::new(3, 40, 7).stride(3),
+    let large = [15, 13];
+    for (i, (conv, [height, width], experts)) in [
+        (odd, large, 2),
+        (Conv2d::new(5, 33, 1), large, 2),
+        (Conv2d::new(5, 7, 1).stride(2), large, 2),
+        (Conv2d::new(6, 8, 3).groups(2).stride(2), large, 2),
+        (Conv2d::depthwise(5, 5).stride(2), large, 2),
+        (Conv2d::depthwise(19, 3).with_bias(), large, 2),
+        (Conv2d::new(3, 40, 7).stride(3), large, 2),
+        // Most of the window lies outside: mixed, and pixel by pixel.
+        (Conv2d::new(129, 130, 5).with_bias(), [2, 2], 4),
+        (Conv2d::new(19, 24, 3).stride(2), [4, 4], 4),
     ]
     .into_iter()
     .enumerate()
     {
-        let mut builder = NetBuilder::new("one", Shape::new(3, 15, 13));
+        let mut builder = NetBuilder::new("one", Shape::new(3, height, width));
         let stem =
             builder.push("stem", Op::Conv2d(Conv2d::new(3, conv.c_in, 1).keep_static()), &[builder.input()]);
         let y = builder.push("conv", Op::Conv2d(conv), &[stem]);
@@ -178,7 +182,7 @@ fn every_geometry_trains_as_with_burns_operations() {
         builder.push("fc", Op::Linear { c_out: 4 }, &[pool]);
         let net = builder.finish().unwrap();
         compare(&net, 3, &format!("static geometry {i}"), SHALLOW);
-        compare(&net.to_dynamic(&softmax(2)).unwrap(), 3, &format!("geometry {i}"), SHALLOW);
+        compare(&net.to_dynamic(&softmax(experts)).unwrap(), 3, &format!("geometry {i}"), SHALLOW);
     }
 }
 

@@ -131,6 +131,17 @@ fn statistics(sums: &[f32], x: &[f32], c: usize, rows: usize) -> (Vec<f64>, Vec<
     (mean, var)
 }
 
+/// The first `lanes` values of a register; a whole one without its mask, which AVX2 reads from memory. Backward, where a
+/// row is read and written in one loop, masks cost less than the branch.
+///
+/// # Safety
+/// The values must exist.
+#[inline(always)]
+unsafe fn load<V: Vector>(v: V, p: *const f32, lanes: usize) -> V::Reg {
+    // SAFETY: the caller's promise.
+    unsafe { if lanes == V::LANES { v.load(p) } else { v.load_some(p, lanes) } }
+}
+
 /// Sums of `x - x0` and of their squares over rows, `x0` the first row.
 struct Moments<'a> {
     x: &'a [f32],
@@ -158,11 +169,11 @@ impl Job for Moments<'_> {
             // SAFETY: `lanes[j]` channels of each row from `c0 + j * LANES` on; `sums` has two values a channel.
             unsafe {
                 let first: [V::Reg; WIDE] =
-                    std::array::from_fn(|j| v.mul(v.splat(-1.0), v.load_some(at(x.as_ptr(), j), lanes[j])));
+                    std::array::from_fn(|j| v.mul(v.splat(-1.0), load(v, at(x.as_ptr(), j), lanes[j])));
                 let mut acc = [[v.splat(0.0); WIDE]; 2];
                 for row in x.chunks_exact(c) {
                     for j in 0..WIDE {
-                        let d = v.add(v.load_some(at(row.as_ptr(), j), lanes[j]), first[j]);
+                        let d = v.add(load(v, at(row.as_ptr(), j), lanes[j]), first[j]);
                         acc[0][j] = v.add(acc[0][j], d);
                         acc[1][j] = v.fma(d, d, acc[1][j]);
                     }
@@ -197,7 +208,7 @@ impl Job for Affine<'_> {
                 // SAFETY: all four have `lanes` values from `c0` on.
                 unsafe {
                     let [x, scale, shift] =
-                        [x, self.scale, self.shift].map(|s| v.load_some(s.as_ptr().add(c0), lanes));
+                        [x, self.scale, self.shift].map(|s| load(v, s.as_ptr().add(c0), lanes));
                     let value = self.act.apply(v, v.fma(x, scale, shift));
                     v.store_some(y.as_mut_ptr().add(c0), value, lanes);
                 }
