@@ -156,10 +156,17 @@ fn gradients_are_adjoints() {
 
 #[test]
 fn many_images_are_the_images_of_two_batches() {
-    // 160 images of 16 pixels are gone through in more than one piece.
-    let geometry = Geometry::same([4, 4], 3, 1);
-    let ([c_in, c_out], experts, images) = ([18, 35], 4, 160);
-    let (x, dy) = (noise(images * 16 * c_in, 1), noise(images * 16 * c_out, 2));
+    // Images are gone through in more than one piece, or in more than one part of the job.
+    two_batches([4, 4], [18, 35], 4, 160);
+    two_batches([4, 4], [16, 16], 8, 140);
+    two_batches([5, 5], [16, 16], 8, 140);
+    two_batches([28, 28], [8, 8], 8, 140);
+}
+
+fn two_batches(size: [usize; 2], [c_in, c_out]: [usize; 2], experts: usize, images: usize) {
+    let geometry = Geometry::same(size, 3, 1);
+    let pixels = size[0] * size[1];
+    let (x, dy) = (noise(images * pixels * c_in, 1), noise(images * pixels * c_out, 2));
     let (weights, coefs) = (noise(experts * c_out * c_in * 9, 3), noise(images * experts * c_out, 4));
     for isa in Isa::available() {
         let mut team = Team::new(isa, 2).unwrap();
@@ -176,7 +183,7 @@ fn many_images_are_the_images_of_two_batches() {
         let (first, second) = (gradients(0, 70), gradients(70, images));
         assert!(d_coefs == [first.1, second.1].concat(), "{isa}: coefficients see their image alone");
         for (i, (sum, (a, b))) in dw.iter().zip(first.0.iter().zip(&second.0)).enumerate() {
-            same(f64::from(*sum), f64::from(a + b), (images * 16) as f64, &format!("{isa}: weight {i}"));
+            same(f64::from(*sum), f64::from(a + b), (images * pixels) as f64, &format!("{isa}: weight {i}"));
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use crate::backward::dense::{Block, Dense};
 use crate::backward::dense_weights::{Tiles, copy_columns};
+use crate::backward::few_product::FUSED_EXPERTS;
 use crate::backward::few_tile::{CHANNELS, FewTile};
 use crate::backward::team::{Raw, Team};
 use crate::isa::Isa;
 
 /// Output pixels of an image up to which gradients of all experts stay in registers while the images pass by. Of 16
-/// registers two channels' gradients take eight, so that there tiles in the first cache are up to a third faster.
-pub(super) fn few_pixels(isa: Isa) -> usize {
-    if isa.mr() > 6 { 16 } else { 0 }
+/// registers those of four experts of two channels take eight: there tiles in the first cache are up to a third faster,
+/// which was measured for four experts alone.
+pub(super) fn few_pixels(isa: Isa, experts: usize) -> usize {
+    if isa.mr() > 6 || experts != FUSED_EXPERTS { 16 } else { 0 }
 }
 
 /// Pixels of the batch's output that are gone through at once: 2048 rows of a panel are a quarter of a cache of 1 MiB.

@@ -65,7 +65,7 @@ impl Dense<'_> {
         let (isa, n, experts, images) = (team.isa, self.c_out, self.experts, self.window.images);
         let of_images = images * experts * n;
         assert_eq!((coefs.len(), d_coefs.len()), (of_images, of_images), "coefficients of a batch");
-        if self.window.outputs() <= few_pixels(isa) {
+        if self.window.outputs() <= few_pixels(isa, experts) {
             return self.few_pixels_weights(team, coefs, [x, dy], [dw, d_coefs]);
         }
         let (nr, rows, taps) = (isa.nr(), self.window.outputs(), self.window.taps());
