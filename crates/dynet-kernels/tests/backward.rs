@@ -129,6 +129,8 @@ fn gradients_are_adjoints() {
             (g([3, 3], 3, 1), [120, 34], 1),
             (g([2, 2], 3, 1), [130, 133], 1),
             (g([2, 2], 1, 1), [1050, 9], 1),
+            (g([1, 1], 1, 1), [1103, 53], 1),
+            (g([2, 1], 1, 1), [261, 50], 1),
             (g([1, 1], 3, 1), [50, 35], 1),
             (g([2, 2], 5, 1), [130, 133], 1),
             (g([3, 2], 7, 2), [140, 129], 1),
@@ -150,6 +152,26 @@ fn gradients_are_adjoints() {
         for case in &cases {
             let one = case.check(isa, 1);
             assert!(one == case.check(isa, 2), "{isa}, {:?}: other bits with two threads", case.geometry);
+        }
+    }
+}
+
+#[test]
+fn a_bias_is_added_once() {
+    // By sums along rows in two pieces, by panels of few rows, and of many.
+    for (c_in, c_out, images) in [(1100, 50, 5), (40, 70, 5), (40, 19, 150)] {
+        let window = Window::new(&Geometry::same([1, 1], 1, 1), images);
+        let (x, weights, bias) = (noise(images * c_in, 1), noise(c_out * c_in, 2), noise(c_out, 3));
+        let d = Dense { window: &window, c_in, c_out, experts: 1, weights: &weights };
+        for isa in Isa::available() {
+            let mut team = Team::new(isa, 2).unwrap();
+            let [mut plain, mut with] = [(); 2].map(|()| vec![f32::NAN; images * c_out]);
+            d.forward(&mut team, &x, None, &mut plain);
+            d.forward(&mut team, &x, Some(&bias), &mut with);
+            for (i, (with, plain)) in with.iter().zip(&plain).enumerate() {
+                let wanted = f64::from(*plain) + f64::from(bias[i % c_out]);
+                same(f64::from(*with), wanted, c_in as f64, &format!("{isa}, {c_in}: output {i}"));
+            }
         }
     }
 }

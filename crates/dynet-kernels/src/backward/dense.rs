@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use crate::activation::Activation;
+use crate::backward::dots::LONG_ROW;
 use crate::backward::team::{Raw, Team};
 use crate::backward::transpose::{AHEAD, Far, Transpose};
 use crate::backward::window::{Class, Window};
@@ -100,11 +101,12 @@ impl Dense<'_> {
     ) {
         let (k, taps, experts, nr) = (self.k(), self.window.taps(), self.experts, isa.nr());
         assert!(packed.len() >= taps * len * experts * nr, "a panel of {} rows", taps * len);
+        if taps == 1 {
+            let all = packed.len();
+            return self.copy_panels(isa, block, [from, len], (packed, all));
+        }
         if block.cols < nr {
             packed[..taps * len * experts * nr].fill(0.0);
-        }
-        if taps == 1 {
-            return self.copy_panel_rows(isa, block, [from, len], packed);
         }
         let mut places = vec![0; taps];
         for (place, tap) in self.window.classes.iter().flat_map(|c| &c.taps).enumerate() {
@@ -152,6 +154,9 @@ impl Dense<'_> {
         let panels = n.div_ceil(nr);
         if self.goes_by_pixel(isa) {
             return self.forward_by_pixel(team, x, bias, out);
+        }
+        if self.window.table.is_empty() && rows <= FEW_ROWS && k >= LONG_ROW {
+            return self.forward_few_rows(team, x, bias, out);
         }
         if rows <= FEW_ROWS && panels >= 4 {
             let out = Raw::of(out);

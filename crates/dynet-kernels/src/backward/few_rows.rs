@@ -15,24 +15,24 @@ const PARTS: usize = 8;
 /// Rows of weights that are asked for ahead of those that are copied: each lies in a page of its own.
 const AHEAD_ROWS: usize = 16;
 
-/// Values that are read from one row of weights before the next: four cache lines, which memory gives at more than twice
-/// the pace of single ones.
-const FAR_VALUES: usize = 64;
-
-/// Rows of one panel that are packed before those of the panel beside it.
-const FAR_ROWS: usize = 32;
+/// Values that are read from one row of weights before the next: eight cache lines, which memory gives at some three
+/// times the pace of single ones.
+const FAR_VALUES: usize = 128;
 
 /// Fewest sets of panels that are packed together: each is a part of the job.
 const FEWEST_SETS: usize = 4;
 
-/// Copies rows of `cols` values, at most two registers, that lie far apart in memory.
-pub(super) struct CopyRows {
-    pub(super) src: *const f32,
-    pub(super) src_step: usize,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) dst: *mut f32,
-    pub(super) dst_step: usize,
+/// Copies rows that lie far apart in memory into panels of two registers.
+struct CopyRows {
+    src: *const f32,
+    src_step: usize,
+    rows: usize,
+    /// Of all panels.
+    cols: usize,
+    dst: *mut f32,
+    /// From one row of a panel to the next, and from one panel to the next.
+    dst_step: usize,
+    panel: usize,
 }
 
 impl Job for CopyRows {
@@ -40,13 +40,22 @@ impl Job for CopyRows {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Self { mut src, src_step, rows, cols, mut dst, dst_step } = self;
+        let Self { mut src, src_step, rows, cols, mut dst, dst_step, panel } = self;
+        let nr = 2 * V::LANES;
+        // As many lines are on their way for any number of panels.
+        let ahead = AHEAD_ROWS.div_ceil(cols.div_ceil(nr)) * src_step;
         for _ in 0..rows {
-            for lane in (0..cols).step_by(V::LANES) {
-                v.prefetch(src.wrapping_add(AHEAD_ROWS * src_step + lane).cast());
-                let lanes = (cols - lane).min(V::LANES);
+            for col in (0..cols).step_by(V::LANES) {
+                v.prefetch(src.wrapping_add(ahead + col).cast());
                 // SAFETY: whoever makes this job answers for `cols` values of all rows on both sides.
-                unsafe { v.store_some(dst.add(lane), v.load_some(src.add(lane), lanes), lanes) };
+                unsafe {
+                    let to = dst.add(col / nr * panel + col % nr);
+                    if cols - col >= V::LANES {
+                        v.store(to, v.load(src.add(col)));
+                    } else {
+                        v.store_some(to, v.load_some(src.add(col), cols - col), cols - col);
+                    }
+                }
             }
             (src, dst) = (src.wrapping_add(src_step), dst.wrapping_add(dst_step));
         }
@@ -64,17 +73,17 @@ impl Dense<'_> {
     pub(super) fn pack_side_by_side(
         &self,
         isa: Isa,
-        blocks: impl Iterator<Item = Block> + Clone,
-        [from, rows]: [usize; 2],
+        mut blocks: impl Iterator<Item = Block> + Clone,
+        rows: [usize; 2],
         (packed, len): (&mut [f32], usize),
     ) {
-        // A few rows of each panel in turn: memory gives neighbouring lines together.
-        let step = if self.window.taps() == 1 { FAR_ROWS } else { rows };
-        for row in (0..rows).step_by(step) {
-            for (block, packed) in blocks.clone().zip(packed.chunks_exact_mut(len)) {
-                let packed = &mut packed[row * self.experts * isa.nr()..];
-                self.pack_transposed(isa, block, [from + row, step.min(rows - row)], packed);
-            }
+        if self.window.taps() == 1 {
+            let cols = blocks.clone().map(|block| block.cols).sum();
+            let Some(first) = blocks.next() else { return };
+            return self.copy_panels(isa, Block { cols, ..first }, rows, (packed, len));
+        }
+        for (block, packed) in blocks.zip(packed.chunks_exact_mut(len)) {
+            self.pack_transposed(isa, block, rows, packed);
         }
     }
 
@@ -133,23 +142,31 @@ impl Dense<'_> {
         });
     }
 
-    /// Copies output channels `from..from + len` of a panel of input channels of all experts, `[len][experts][nr]`.
-    pub(super) fn copy_panel_rows(
+    /// Copies output channels `from..from + rows` of the input channels of a block, of all experts, into panels
+    /// `[rows][experts][nr]` of `len` values.
+    pub(super) fn copy_panels(
         &self,
         isa: Isa,
         block: Block,
-        [from, len]: [usize; 2],
-        packed: &mut [f32],
+        [from, rows]: [usize; 2],
+        (packed, len): (&mut [f32], usize),
     ) {
         let (nr, experts, n) = (isa.nr(), self.experts, self.c_in);
+        let (whole, rest) = (block.cols / nr, block.cols % nr);
+        let end = (block.cols.div_ceil(nr) - 1) * len + rows * experts * nr;
+        assert!(packed.len() >= end, "panels of {rows} rows");
+        if rest > 0 {
+            packed[whole * len..][..rows * experts * nr].fill(0.0);
+        }
         for e in 0..experts {
             isa.run(CopyRows {
                 src: self.weights[(e * self.c_out + from) * n + block.c0..].as_ptr(),
                 src_step: n,
-                rows: len,
+                rows,
                 cols: block.cols,
                 dst: packed[e * nr..].as_mut_ptr(),
                 dst_step: experts * nr,
+                panel: len,
             });
         }
     }

@@ -86,8 +86,8 @@ impl Dense<'_> {
         let group = (CHUNK_OF_IMAGES / rows).clamp(1, images.div_ceil(runs));
         let bundle = PACKED_CHANNELS.div_ceil(most);
         let places = if group * runs >= images { (bundle * most).min(self.c_in) } else { self.c_in };
-        let lens = [images.div_ceil(runs) * experts * nr; 2];
-        let lens = [lens[0], lens[1], group * rows * nr, places * taps * experts * nr];
+        let of_coefs = images.div_ceil(runs) * experts * nr;
+        let lens = [of_coefs, of_coefs, group * rows * nr, places * taps * experts * nr];
         let scratch = lens.iter().sum::<usize>() + lens[3];
         let turned = &*turned;
         team.run(panels * splits * runs, scratch, |part, scratch| {

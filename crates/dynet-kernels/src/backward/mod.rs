@@ -12,6 +12,7 @@ mod dense;
 mod dense_fused;
 mod dense_weights;
 mod depthwise_weights;
+mod dots;
 mod few_product;
 mod few_rows;
 mod few_tile;
