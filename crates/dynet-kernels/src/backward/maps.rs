@@ -86,9 +86,24 @@ pub fn shuffle_columns(team: &mut Team, x: &[f32], channels: usize, groups: usiz
     team.chunks(y, ROWS * channels, |part, y| {
         let rows = x[part * ROWS * channels..].chunks_exact(channels);
         for (x, y) in rows.zip(y.chunks_exact_mut(channels)) {
-            for (i, y) in y.chunks_exact_mut(groups).enumerate() {
-                for (g, y) in y.iter_mut().enumerate() {
-                    *y = x[g * width + i];
+            match (groups, width) {
+                // Two groups there and back: loops that the compiler turns into shuffles of registers.
+                (2, _) => {
+                    let (first, second) = x.split_at(width);
+                    for ((y, a), b) in y.as_chunks_mut::<2>().0.iter_mut().zip(first).zip(second) {
+                        *y = [*a, *b];
+                    }
+                }
+                (_, 2) => {
+                    let (first, second) = y.split_at_mut(groups);
+                    for ((x, a), b) in x.as_chunks::<2>().0.iter().zip(first).zip(second) {
+                        [*a, *b] = *x;
+                    }
+                }
+                _ => {
+                    for (i, y) in y.chunks_exact_mut(groups).enumerate() {
+                        y.iter_mut().enumerate().for_each(|(g, y)| *y = x[g * width + i]);
+                    }
                 }
             }
         }
