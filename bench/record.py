@@ -12,7 +12,7 @@ after that time. An engine that fails is left out of its case, with a line on st
 OpenVINO, and PyTorch where it is cheap: static nets of one image.
 On a machine whose speed changes by the second many short rounds help, of which `--rounds-by least` takes the least median of each engine;
 `--only-static` leaves out the nets of K = 4.
-`training` runs train_peers.py with this engine as one more. With `--only NET` a single net is measured.
+`training` runs train_peers.py with this engine as one more. `--only` measures some nets, among them the paper's for `inference`.
 """
 import argparse, datetime, json, os, platform, statistics, subprocess, sys, time
 
@@ -205,9 +205,10 @@ def paper_table(own, rows):
 def inference(a):
     """The paper's nets first, then case after case; each is written when it is done."""
     rows, own = [], []
-    nets = [a.only] if a.only else NETS
+    nets = [net for net in NETS if a.only is None or net in a.only]
+    papers = [p for p in PAPER if a.only is None or p[0] in a.only]
     end = time.monotonic() + a.minutes * 60
-    todo = [] if a.only else [lambda p=p, t=t: own.append(paper(a, *p, t)) for p in PAPER for t in (1, 2)]
+    todo = [lambda p=p, t=t: own.append(paper(a, *p, t)) for p in papers for t in (1, 2)]
     for case in cases(nets, [int(b) for b in a.batches.split(",")], (0,) if a.only_static else (0, 4)):
         scale = exported(a, *case)
         todo += [lambda c=case, t=t, s=scale: rows.append(measure(a, *c, t, s)) for t in (1, 2)]
@@ -255,7 +256,7 @@ def training_table(rows):
 def training(a):
     rows = []
     for net, batch, size in TRAINING:
-        if a.only and a.only != net:
+        if a.only and net not in a.only:
             continue
         rows.append(step_times(a, net, batch, size))
         write(a, rows, training_table(rows))
@@ -266,9 +267,10 @@ def write(a, rows, text):
     with open(a.out + ".jsonl", "w") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)
     command = f"bench/record.py {a.what} --rounds {a.rounds}"
+    command += f" --only {','.join(a.only)}" if a.only else ""
     if a.what == "inference":
         command += f" --seconds {a.seconds} --engines {a.engines}" + (f" --batches {a.batches}" if a.batches != BATCHES else "")
-        command += (f" --only {a.only}" if a.only else "") + (" --only-static" if a.only_static else "")
+        command += " --only-static" if a.only_static else ""
         command += f" --rounds-by {a.rounds_by}" if a.rounds_by != "median" else ""
     with open(a.out + ".md", "w") as f:
         f.write(f"# {a.what.capitalize()}, {datetime.date.today()}\n\n{machine()}. `{command}`. Milliseconds, {ROUNDS_BY[a.rounds_by][0]} of each engine's "
@@ -281,7 +283,7 @@ def main():
     p.add_argument("--dynet", required=True, help="the built command")
     p.add_argument("--work", default="peers", help="folder for exported nets")
     p.add_argument("--out", required=True, help="path of the record without its ending")
-    p.add_argument("--only", choices=NETS)
+    p.add_argument("--only", type=lambda s: s.split(","), help="nets to measure, several with commas")
     p.add_argument("--batches", default=BATCHES, help="images of a run, several with commas")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--rounds-by", choices=ROUNDS_BY, default="median", help="what of an engine's rounds is written down")
@@ -290,6 +292,10 @@ def main():
     p.add_argument("--minutes", type=float, default=float("inf"), help="start no case of `inference` after this time")
     p.add_argument("--engines", default="auto", help="auto, or some of onnxruntime,openvino,torch")
     a = p.parse_args()
+    known = NETS + [p[0] for p in PAPER] if a.what == "inference" else list(dict.fromkeys(t[0] for t in TRAINING))
+    unknown = [net for net in a.only or [] if net not in known]
+    if unknown:
+        p.error(f"argument --only: {', '.join(unknown)}: {a.what} knows {', '.join(known)}")
     inference(a) if a.what == "inference" else training(a)
 
 
