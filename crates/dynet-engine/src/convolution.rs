@@ -61,10 +61,7 @@ impl Lowering<'_> {
             None => (Panels::pack(self.isa, storage, shape, &kernels), self.reading(id, conv, x, geometry)),
         };
         let row = if matches!(reading, Reading::Window(_)) { output.w } else { 1 };
-        let values = match &reading {
-            Reading::Pointwise => conv.c_in,
-            _ => conv.c_in * conv.stride[0] * conv.stride[1],
-        };
+        let values = conv.c_in * blocks::pixels_read(&geometry);
         let fused = if conv.dynamic.is_some() { experts } else { 0 };
         let pixel_block = match side {
             Some(side) => blocks::tile_rows(output.h, weights.count(), side.outputs()) * output.w,
