@@ -20,13 +20,23 @@ pub(crate) const IMAGE_TILES: usize = MAX_TILES / MAX_IMAGES;
 /// Images that run through a layer together.
 pub(crate) const MAX_IMAGES: usize = 16;
 
-/// Pixels of a tile for a layer of `pixels` output pixels that each read `values` of input and `panels` panels of
+/// Panels of `nr` columns for `channels` output channels, in halves: the last panel may be one.
+pub(crate) fn half_panels(channels: usize, nr: usize) -> usize {
+    channels.div_ceil(nr / 2)
+}
+
+/// Pixels of a tile for a layer of `pixels` output pixels that each read `values` of input and `halves` half panels of
 /// output channels, each panel the sum of `experts` fixed kernels (0: static). A multiple of `row` pixels.
-pub(crate) fn pixel_block(pixels: usize, values: usize, panels: usize, experts: usize, row: usize) -> usize {
+pub(crate) fn pixel_block(pixels: usize, values: usize, halves: usize, experts: usize, row: usize) -> usize {
     let rows = pixels / row;
+    let panels = halves.div_ceil(2);
     let fuse = experts * EXPERT_PIXELS + 2;
     // Time of the slower thread if the pixels are cut into `blocks` blocks.
-    let time = |blocks: usize| (panels * blocks).div_ceil(THREADS) * (fuse + rows.div_ceil(blocks) * row);
+    let time = |blocks: usize| {
+        let [whole, half] = [halves / 2 * blocks, halves % 2 * blocks];
+        let tiles = (2 * whole.div_ceil(THREADS)).max((2 * whole + half).div_ceil(THREADS));
+        tiles * (fuse + rows.div_ceil(blocks) * row)
+    };
     let least = (pixels * values).div_ceil(BLOCK_VALUES).clamp(1, rows);
     let most = (pixels / LEAST).clamp(least, least.max(32)).min(rows);
     let best = (least..=most).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(least);
@@ -102,13 +112,16 @@ mod tests {
 
     #[test]
     fn a_late_layer_is_cut_by_channels_and_an_early_one_by_pixels() {
-        assert_eq!(pixel_block(49, 512, 64, 4, 1), 49);
-        assert_eq!(pixel_block(49, 960, 5, 4, 1), 49);
-        assert_eq!(pixel_block(196, 240, 3, 0, 1), 98);
-        let early = pixel_block(3136, 256, 4, 4, 1);
+        assert_eq!(pixel_block(49, 512, 128, 4, 1), 49);
+        assert_eq!(pixel_block(49, 960, 10, 4, 1), 49);
+        assert_eq!(pixel_block(196, 240, 6, 0, 1), 98);
+        let early = pixel_block(3136, 256, 8, 4, 1);
         assert!((98..=1024).contains(&early), "{early}");
-        assert_eq!(pixel_block(112 * 112, 32, 1, 0, 112) % 112, 0);
-        assert_eq!(pixel_block(1, 1024, 32, 4, 1), 1);
+        assert_eq!(pixel_block(112 * 112, 32, 2, 0, 112) % 112, 0);
+        assert_eq!(pixel_block(1, 1024, 64, 4, 1), 1);
+        // 18 channels are a panel and a half: a thread each would leave one idle for half the time.
+        assert_eq!([16, 18, 24, 25].map(|channels| half_panels(channels, 16)), [2, 3, 3, 4]);
+        assert!(pixel_block(3136, 18, 3, 4, 1) <= 1568);
     }
 
     #[test]
@@ -116,8 +129,8 @@ mod tests {
         let read = |kernel, stride| pixels_read(&Geometry::same([28, 28], kernel, stride));
         assert_eq!([read(1, 1), read(3, 1), read(1, 2), read(3, 2), read(2, 3)], [1, 1, 1, 4, 4]);
         // ResNet50's 1x1 layer of stride 2 before 7 x 7 pixels, and its 1x1 layers of 14 x 14.
-        assert_eq!(pixel_block(49, 1024 * read(1, 2), 128, 4, 1), 49);
-        assert_eq!(pixel_block(196, 1024 * read(1, 1), 16, 4, 1), 196);
+        assert_eq!(pixel_block(49, 1024 * read(1, 2), 256, 4, 1), 49);
+        assert_eq!(pixel_block(196, 1024 * read(1, 1), 32, 4, 1), 196);
     }
 
     #[test]
@@ -134,7 +147,7 @@ mod tests {
     fn no_image_has_more_tiles_than_possible() {
         for pixels in [1, 49, 3136, 1 << 20] {
             for channels in [1, 24, 2048, 65536] {
-                let block = pixel_block(pixels, 64, channels / 8 + 1, 16, 1);
+                let block = pixel_block(pixels, 64, half_panels(channels, 8), 16, 1);
                 let blocks = pixels.div_ceil(block);
                 let tiles = blocks * channels.div_ceil(channel_block(channels, 8, blocks));
                 assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");

@@ -62,10 +62,11 @@ impl Lowering<'_> {
         };
         let row = if matches!(reading, Reading::Window(_)) { output.w } else { 1 };
         let values = conv.c_in * blocks::pixels_read(&geometry);
+        let halves = blocks::half_panels(conv.c_out, weights.nr());
         let fused = if conv.dynamic.is_some() { experts } else { 0 };
         let pixel_block = match side {
             Some(side) => blocks::tile_rows(output.h, weights.count(), side.outputs()) * output.w,
-            None => blocks::pixel_block(output.pixels(), values, weights.count(), fused, row),
+            None => blocks::pixel_block(output.pixels(), values, halves, fused, row),
         };
         let panel_major = weights.len_bytes() > 4 * output.pixels() * conv.c_in;
         let pixel_blocks = output.pixels().div_ceil(pixel_block);
@@ -224,7 +225,8 @@ impl Lowering<'_> {
         let weights = Panels::pack(self.isa, Storage::F32, kernel, &affine.factor);
         let mut geometry = Geometry::same([shape.h, shape.w], 1, 1);
         geometry.padding = [0, 0];
-        let pixel_block = blocks::pixel_block(shape.pixels(), shape.c, weights.count(), 0, shape.w);
+        let halves = blocks::half_panels(shape.c, weights.nr());
+        let pixel_block = blocks::pixel_block(shape.pixels(), shape.c, halves, 0, shape.w);
         let pixel_blocks = shape.pixels().div_ceil(pixel_block);
         let step = ConvStep {
             x,
