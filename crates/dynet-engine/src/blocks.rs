@@ -31,11 +31,14 @@ pub(crate) fn pixel_block(pixels: usize, values: usize, halves: usize, experts: 
     let rows = pixels / row;
     let panels = halves.div_ceil(2);
     let fuse = experts * EXPERT_PIXELS + 2;
-    // Time of the slower thread if the pixels are cut into `blocks` blocks.
+    // What two threads take and what one takes count alike: twice the slower thread's time, and the time of all tiles. A
+    // thread reads each of its blocks from afar once, which is a quarter of a panel's work.
     let time = |blocks: usize| {
         let [whole, half] = [halves / 2 * blocks, halves % 2 * blocks];
-        let tiles = (2 * whole.div_ceil(THREADS)).max((2 * whole + half).div_ceil(THREADS));
-        tiles * (fuse + rows.div_ceil(blocks) * row)
+        let all = 2 * whole + half;
+        let slower = (2 * whole.div_ceil(THREADS)).max(all.div_ceil(THREADS));
+        let block = rows.div_ceil(blocks) * row;
+        (THREADS * slower + all) * (fuse + block) + blocks.div_ceil(THREADS) * block
     };
     let least = (pixels * values).div_ceil(BLOCK_VALUES).clamp(1, rows);
     let most = (pixels / LEAST).clamp(least, least.max(32)).min(rows);

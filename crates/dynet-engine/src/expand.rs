@@ -18,6 +18,8 @@ pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View
     while at < steps.len() {
         match reader(steps, at, kept).and_then(|by| Some((by, rows(steps, at, by)?))) {
             Some((by, rows)) => {
+                coefficients_apart(steps, at);
+                coefficients_apart(steps, by);
                 let expand = steps.remove(at);
                 put(expand, rows, by - 1, steps, buffers);
             }
@@ -41,23 +43,33 @@ fn reader(steps: &[Step], at: usize, kept: &[View]) -> Option<usize> {
 fn rows(steps: &[Step], at: usize, by: usize) -> Option<usize> {
     let (Kind::Conv(expand), Kind::Conv(window)) = (&steps[at].kind, &steps[by].kind) else { return None };
     let Reading::Window(geometry) = &window.reading else { return None };
-    // Coefficients must be there before the first tile starts.
-    let ready = |head: &Option<Head>| !matches!(head, Some(Head::Inline(..)));
     let product = matches!(expand.reading, Reading::Pointwise)
         && expand.groups == 1
-        && ready(&expand.head)
         && expand.input_scale.is_none()
         && expand.residual.is_none()
         && steps[at].sums.is_none();
     let depthwise = window.x == steps[at].output
         && window.groups == window.x.channels
         && window.weights.n() == window.groups
-        && window.weights.k() == geometry.taps()
-        && ready(&window.head);
+        && window.weights.k() == geometry.taps();
     if !(product && depthwise) {
         return None;
     }
     blocks::window_rows(geometry, expand.weights.k(), window.weights.count())
+}
+
+/// Leaves a convolution's coefficients to the step that makes them: they must be there before the first joined tile starts.
+fn coefficients_apart(steps: &mut [Step], at: usize) {
+    let Kind::Conv(conv) = &mut steps[at].kind else { return };
+    let Some(Head::Inline(_, coefs)) = conv.head else { return };
+    conv.head = Some(Head::Blocked(coefs));
+    for step in steps {
+        if let Kind::Gate { inline, .. } = &mut step.kind
+            && step.output == coefs
+        {
+            *inline = false;
+        }
+    }
 }
 
 /// Hands a step to the one at `by`, whose tiles get `rows` rows.
