@@ -1,5 +1,8 @@
 //! What the algorithms need of a vector register, and nothing more.
 
+/// Lanes of the widest register.
+pub(crate) const MAX_LANES: usize = 16;
+
 /// The operations of one instruction set. A value is the proof that the CPU has it.
 ///
 /// The methods inline into functions compiled for that instruction set, which [`Vector::call`] enters.

@@ -1,9 +1,8 @@
 //! `dY (x) X` of a grouped convolution: for each channel and element of the kernel a sum over the pixels of an image.
 
 use crate::geometry::Geometry;
-use crate::vector::{Job, Vector};
+use crate::vector::{Job, MAX_LANES, Vector};
 
-const MAX_LANES: usize = 16;
 /// Elements of a row of the kernel whose sums stay in registers together.
 const MAX_RUN: usize = 8;
 

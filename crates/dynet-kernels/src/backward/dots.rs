@@ -4,7 +4,7 @@
 
 use crate::backward::dense::Dense;
 use crate::backward::team::{Raw, Team};
-use crate::vector::{Job, Vector};
+use crate::vector::{Job, MAX_LANES, Vector};
 
 /// Fewest values of a row: adding up the lanes of a sum costs as much as some 60 of its products.
 pub(super) const LONG_ROW: usize = 256;
@@ -20,9 +20,6 @@ const ROWS: usize = 4;
 
 /// Values of a cache line.
 const LINE: usize = 16;
-
-/// Lanes of the widest register.
-const MAX_LANES: usize = 16;
 
 /// `out[r][c] = bias[c] + sum_k x[r][k] w[c][k]`.
 struct Dots {

@@ -1,9 +1,6 @@
 //! Transposition in registers: how weights get into panels and gradients out of them.
 
-use crate::vector::{Job, Vector};
-
-/// Lanes of the widest register.
-const MAX_LANES: usize = 16;
+use crate::vector::{Job, MAX_LANES, Vector};
 
 /// Values of a row that are asked for ahead of those that are turned: eight cache lines, of which the hardware foresees
 /// none, since there are as many rows as lanes and each lies in a page of its own.

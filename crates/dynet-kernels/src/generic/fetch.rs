@@ -1,11 +1,9 @@
 //! How a sliding window's inputs come into the lanes of their output channels.
 
-use crate::vector::Vector;
+use crate::vector::{MAX_LANES, Vector};
 
 /// Inputs of a group for which permutations are kept ready.
 pub(crate) const MAX_INPUTS: usize = 16;
-/// Lanes of the widest register.
-const MAX_LANES: usize = 16;
 
 /// How the lanes of an input register come about.
 pub(crate) trait Fetch<V: Vector> {
