@@ -374,7 +374,7 @@ fn band<'a>(
             for (slot, part) in some.iter_mut().zip(parts) {
                 *slot = (pixels(part), part.channels);
             }
-            copy::shuffle(&some[..parts.len()], *groups, out);
+            copy::shuffle(isa, &some[..parts.len()], *groups, out);
         }
         Kind::Conv(_)
         | Kind::Dense(_)

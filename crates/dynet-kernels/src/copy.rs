@@ -1,7 +1,9 @@
 //! Copies that change a layout: images to channels last, borders, channel shuffles.
 
 use crate::geometry::{Border, Geometry};
+use crate::isa::Isa;
 use crate::shared::Tile;
+use crate::vector::{Job, Vector};
 use crate::view::Pixels;
 
 /// Writes an image `[c][h][w]` channels last, `out[p][c]`, into the tile, whose pixels are those of a bordered image
@@ -68,6 +70,7 @@ fn image_rows(planes: &[f32], g: &Geometry, p0: usize, channels: usize, mut out:
 }
 
 /// Value `i` of each row in turn.
+#[inline(always)]
 fn interleave<const N: usize>(rows: [&[f32]; N], out: &mut [f32]) {
     let len = out.len() / N;
     let rows = rows.map(|row| &row[..len]);
@@ -115,7 +118,7 @@ pub fn copy(x: Pixels<'_>, out: &mut Tile<'_>) {
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub fn shuffle(parts: &[(Pixels<'_>, usize)], groups: usize, out: &mut Tile<'_>) {
+pub fn shuffle(isa: Isa, parts: &[(Pixels<'_>, usize)], groups: usize, out: &mut Tile<'_>) {
     let c: usize = parts.iter().map(|(_, channels)| channels).sum();
     assert!(out.channel0() == 0 && out.channels() == c, "{c} channels shuffled into {out:?}");
     assert!(groups > 0 && c.is_multiple_of(groups), "{c} channels in {groups} groups");
@@ -124,17 +127,14 @@ pub fn shuffle(parts: &[(Pixels<'_>, usize)], groups: usize, out: &mut Tile<'_>)
         x.check(p0 + out.pixels(), *channels);
     }
     let each = c / groups;
+    // The shuffles of the zoo's nets.
+    match groups {
+        2 => return interleaved::<2>(isa, parts, each, out),
+        4 => return interleaved::<4>(isa, parts, each, out),
+        _ => {}
+    }
     for i in 0..out.pixels() {
         let to = out.row(i);
-        // The shuffles of the zoo's nets.
-        let fast = match groups {
-            2 => whole_groups::<2>(parts, each, p0 + i).map(|rows| interleave(rows, to)),
-            4 => whole_groups::<4>(parts, each, p0 + i).map(|rows| interleave(rows, to)),
-            _ => None,
-        };
-        if fast.is_some() {
-            continue;
-        }
         let mut from = 0;
         for (x, channels) in parts {
             let mut row = &x.data[(p0 + i) * x.ld..][..*channels];
@@ -150,23 +150,45 @@ pub fn shuffle(parts: &[(Pixels<'_>, usize)], groups: usize, out: &mut Tile<'_>)
     }
 }
 
-/// The `N` groups of `each` channels of a pixel, if none of them lies in two parts.
-#[inline(always)]
-fn whole_groups<'a, const N: usize>(
-    parts: &[(Pixels<'a>, usize)],
-    each: usize,
-    pixel: usize,
-) -> Option<[&'a [f32]; N]> {
-    let mut rows = [&[][..]; N];
-    let mut filled = 0;
-    for (x, channels) in parts {
-        if each == 0 || !channels.is_multiple_of(each) {
-            return None;
-        }
-        for group in x.data[pixel * x.ld..][..*channels].chunks_exact(each) {
-            *rows.get_mut(filled)? = group;
-            filled += 1;
+/// [`shuffle`] of `N` groups of `each` channels, cut where a group goes on in another part.
+fn interleaved<const N: usize>(isa: Isa, parts: &[(Pixels<'_>, usize)], each: usize, out: &mut Tile<'_>) {
+    if out.pixels() == 0 {
+        return;
+    }
+    let mut first = 0;
+    while first < each {
+        let mut len = each - first;
+        let groups = std::array::from_fn(|g| {
+            let mut at = g * each + first;
+            for (x, channels) in parts {
+                if at < *channels {
+                    len = len.min(channels - at);
+                    return Pixels::new(&x.data[at..], x.ld);
+                }
+                at -= channels;
+            }
+            unreachable!("the parts have {} channels", N * each)
+        });
+        isa.run(Interleaved::<N> { groups, out: out.columns(first * N, len * N) });
+        first += len;
+    }
+}
+
+/// Channels of `N` groups in turn, compiled for the registers of an instruction set.
+struct Interleaved<'a, const N: usize> {
+    groups: [Pixels<'a>; N],
+    out: Tile<'a>,
+}
+
+impl<const N: usize> Job for Interleaved<'_, N> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) {
+        let Self { groups, mut out } = self;
+        let (p0, each) = (out.pixel0(), out.channels() / N);
+        for i in 0..out.pixels() {
+            interleave(groups.map(|x| &x.data[(p0 + i) * x.ld..][..each]), out.row(i));
         }
     }
-    Some(rows)
 }

@@ -195,13 +195,18 @@ fn a_shuffle_is_the_transposed_groups_of_the_concatenation() {
         let first = if r.coin() { r.below(groups + 1) * each } else { r.below(c + 1) };
         let (a, b) = (r.values(pixels * c), r.values(pixels * c));
         let parts = [(Pixels::new(&a, c), first), (Pixels::new(&b, c), c - first)];
-        let mut out = vec![GUARD; pixels * c];
-        copy::shuffle(&parts, groups, &mut Tile::whole(&mut out, pixels, c, c));
-        for (i, got) in out.iter().enumerate() {
-            let (p, to) = (i / c, i % c);
-            let from = to % groups * each + to / groups;
-            let want = if from < first { a[p * c + from] } else { b[p * c + from - first] };
-            assert_eq!(*got, want, "{groups} groups of {each}, {first} channels first: channel {to}");
+        for isa in Isa::available() {
+            let mut out = vec![GUARD; pixels * c];
+            copy::shuffle(isa, &parts, groups, &mut Tile::whole(&mut out, pixels, c, c));
+            for (i, got) in out.iter().enumerate() {
+                let (p, to) = (i / c, i % c);
+                let from = to % groups * each + to / groups;
+                let want = if from < first { a[p * c + from] } else { b[p * c + from - first] };
+                assert_eq!(
+                    *got, want,
+                    "{isa}: {groups} groups of {each}, {first} channels first: channel {to}"
+                );
+            }
         }
     }
 }
