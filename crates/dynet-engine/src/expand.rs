@@ -48,7 +48,10 @@ fn rows(steps: &[Step], at: usize, by: usize) -> Option<usize> {
         && expand.input_scale.is_none()
         && expand.residual.is_none()
         && steps[at].sums.is_none();
+    // Nor may the map be added to the output: it is never in memory.
+    let added = window.residual.is_some_and(|residual| residual.buffer == steps[at].output.buffer);
     let depthwise = window.x == steps[at].output
+        && !added
         && window.groups == window.x.channels
         && window.weights.n() == window.groups
         && window.weights.k() == geometry.taps();

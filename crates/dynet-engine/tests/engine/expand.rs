@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::common::{Random, weights};
+use crate::common::{Random, error, interpret, weights};
 use dynet_engine::{Options, Plan, Session};
 use dynet_net::zoo::{self, ZooOptions};
-use dynet_net::{DynamicOptions, Net, NodeId, Op, Scope};
+use dynet_net::{Conv2d, DynamicOptions, Net, NetBuilder, NodeId, Op, Scope, Shape};
 
 /// Joined steps of a plan for one image or several, and the logits.
 fn run(net: &Net, taps: &[NodeId], images: &[f32], threads: usize) -> (usize, Vec<f32>) {
@@ -36,4 +36,21 @@ fn joined_layers_give_the_bits_of_single_ones() {
             assert!(same && got.len() == batch * 5, "{size:?}, batch {batch}, {threads} threads");
         }
     }
+}
+
+#[test]
+fn a_map_that_is_added_behind_the_depthwise_layer_stays_in_memory() {
+    let mut b = NetBuilder::new("residual", Shape::new(6, 18, 2));
+    let image = b.input();
+    let x = b.conv("expand", image, Conv2d::new(6, 2, 1).with_bias());
+    let y = b.conv("window", x, Conv2d::new(2, 2, 1).groups(2));
+    let y = b.norm("norm", y);
+    let y = b.push("add", Op::Add, &[y, x]);
+    let y = b.push("pool", Op::GlobalAvgPool, &[y]);
+    b.push("fc", Op::Linear { c_out: 5 }, &[y]);
+    let net = b.finish().unwrap();
+    let images = Random(7).values(net.input().len());
+    let (joined, got) = run(&net, &[], &images, 1);
+    let want = interpret(&net, &weights(&net, 5), &images).pop().unwrap();
+    assert!(joined == 0 && error(&got, &want) < 3e-5, "{joined} joined layers, {got:?}, not {want:?}");
 }
