@@ -67,6 +67,8 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
     /// `a / b`.
     fn div(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
+    /// The square root, rounded once.
+    fn sqrt(self, a: Self::Reg) -> Self::Reg;
     /// `a * b + c`, rounded once where the hardware can.
     fn fma(self, a: Self::Reg, b: Self::Reg, c: Self::Reg) -> Self::Reg;
     /// The smaller one, lane by lane.

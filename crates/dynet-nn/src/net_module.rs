@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use burn::module::{Module, ParamId};
+use burn::module::{Module, ModuleMapper, ParamId};
 use burn::tensor::{Device, Tensor};
 use dynet_net::{Net, Node, NodeId, Op, ParamSpec, Weights};
 
@@ -195,6 +195,12 @@ impl NetModule {
         let [n, classes, _, _] = logits.dims();
         let tapped = tapped.into_iter().map(|tap| tap.expect("a tap is a node of this net")).collect();
         (logits.reshape([n, classes]), tapped)
+    }
+
+    /// [`Module::map`] of a module that stays where it is. A clone would hold the parameters too, so that a mapper which
+    /// changes them in their memory would copy them all.
+    pub fn map_in_place(&mut self, mapper: &mut impl ModuleMapper) {
+        self.layers = std::mem::take(&mut self.layers).map(mapper);
     }
 
     /// The current weights, by the names of [`Net::params`].

@@ -7,14 +7,14 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Distribution, Tensor};
+use dynet_kernels::backward::Sgd;
 use dynet_net::Net;
 
 use crate::device::{DeviceError, DeviceName};
 use crate::net_module::NetModule;
-use crate::ops::momentum_step;
+use crate::ops::sgd_step;
 
-/// Learning rate, momentum, weight decay.
-const RATES: [f64; 3] = [0.01, 0.9, 0.0];
+const SGD: Sgd = Sgd { rate: 0.01, momentum: 0.9, nesterov: false, decay: 0.0, scale: 1.0 };
 
 /// Times of the parts of each step.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +85,7 @@ pub fn time_steps(
         let forward = elapsed(start)?;
         let gradients = GradientsParams::from_grads(loss.backward(), &module);
         let backward = elapsed(start)?;
-        module = module.map(&mut Sgd { gradients, velocity: &mut velocity });
+        module = module.map(&mut Update { gradients, velocity: &mut velocity });
         let optimizer = elapsed(start)?;
         if step >= 2 {
             times.data.push(data);
@@ -97,21 +97,20 @@ pub fn time_steps(
     Ok(times)
 }
 
-struct Sgd<'a> {
+struct Update<'a> {
     gradients: GradientsParams,
     velocity: &'a mut HashMap<ParamId, Tensor<1>>,
 }
 
-impl ModuleMapper for Sgd<'_> {
+impl ModuleMapper for Update<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
         let len = shape.iter().product::<usize>();
         let old = self.velocity.remove(&id);
-        let [value, velocity] =
-            momentum_step(tensor.inner().reshape([len]), old, gradient.reshape([len]), RATES);
-        self.velocity.insert(id, velocity);
+        let (value, velocity) = sgd_step(&SGD, tensor.inner().reshape([len]), old, gradient.reshape([len]));
+        self.velocity.extend(velocity.map(|v| (id, v)));
         let tensor = Tensor::from_inner(value.reshape(shape)).require_grad();
         Param::from_mapped_value(id, tensor, mapper)
     }

@@ -17,7 +17,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use dynet_net::{CoefActivation, Coefficients, DynamicOptions, Net};
-use dynet_nn::{DeviceError, DeviceName, Form, momentum_step};
+use dynet_nn::{DeviceError, DeviceName, Form, Sgd, sgd_step};
 
 use crate::pass::{module_on, pass};
 use crate::small_net::small_net;
@@ -26,8 +26,7 @@ use crate::small_net::small_net;
 /// tenth of the largest of all. A product or a sum that is missing is off by a hundredth and more.
 const TOLERANCE: f32 = 1e-4;
 const BATCH: usize = 4;
-/// Learning rate, momentum, weight decay.
-const RATES: [f64; 3] = [0.1, 0.9, 1e-3];
+const SGD: Sgd = Sgd { rate: 0.1, momentum: 0.9, nesterov: true, decay: 1e-3, scale: 0.5 };
 
 struct Step(GradientsParams);
 
@@ -37,7 +36,7 @@ impl ModuleMapper for Step {
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
         let len = shape.iter().product::<usize>();
-        let [value, _] = momentum_step(tensor.inner().reshape([len]), None, gradient.reshape([len]), RATES);
+        let (value, _) = sgd_step(&SGD, tensor.inner().reshape([len]), None, gradient.reshape([len]));
         Param::from_mapped_value(id, Tensor::from_inner(value.reshape(shape)).require_grad(), mapper)
     }
 }

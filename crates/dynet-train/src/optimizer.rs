@@ -1,7 +1,7 @@
 //! SGD with momentum and AdamW over a net's parameters, grouped by what they are for.
 //!
 //! Burn's own optimizers have no state that is saved by parameter name and restored bit for bit, which a resumed run
-//! needs; the two rules are a few lines.
+//! needs, and go over the memory many times; the two rules are operations of `dynet-nn`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use dynet_net::{ParamKind, ParamSpec};
-use dynet_nn::NetModule;
+use dynet_nn::{AdamW, NetModule, Sgd, adamw_step, average, sgd_step, square_sum};
 
 use crate::config::{OptimizerConfig, Rule};
 
@@ -34,13 +34,13 @@ impl Optimizer {
     }
 
     /// One update of every parameter that has a gradient; returns the norm of all gradients together.
-    pub(crate) fn step(&mut self, module: NetModule, grads: GradientsParams, rate: f64) -> (NetModule, f64) {
+    pub(crate) fn step(&mut self, module: &mut NetModule, grads: GradientsParams, rate: f64) -> f64 {
         self.steps += 1;
-        let norm = self.norm(&module, &grads);
+        let norm = self.norm(module, &grads);
         let limit = self.config.clip_norm;
         let scale = if limit > 0.0 && norm > limit { limit / norm } else { 1.0 };
-        let mut update = Update { optimizer: self, grads, rate, scale };
-        (module.map(&mut update), norm)
+        module.map_in_place(&mut Update { optimizer: self, grads, rate, scale });
+        norm
     }
 
     /// Norm of all gradients together, where somebody asks for it: where they are to be clipped.
@@ -85,8 +85,14 @@ impl Optimizer {
         }
     }
 
-    /// The new value of one parameter, flat.
-    fn update(&mut self, id: ParamId, value: Tensor<1>, grad: Tensor<1>, rate: f64) -> Tensor<1> {
+    /// The new value of one parameter, flat, from a gradient that is to be scaled first.
+    fn update(
+        &mut self,
+        id: ParamId,
+        value: Tensor<1>,
+        grad: Tensor<1>,
+        [rate, scale]: [f64; 2],
+    ) -> Tensor<1> {
         let spec = &self.specs[&id];
         let o = &self.config;
         let is_predictor = spec.kind == ParamKind::PredictorWeight;
@@ -95,59 +101,31 @@ impl Optimizer {
             false => [rate, o.weight_decay],
         };
         let decay = if spec.decays() { decay } else { 0.0 };
-        let value = match self.config.rule {
-            Rule::Sgd => self.sgd(id, value, grad, rate, decay),
-            Rule::AdamW => self.adamw(id, value, grad, rate, decay),
+        let value = match o.rule {
+            Rule::Sgd => {
+                let sgd = Sgd { rate, momentum: o.momentum, nesterov: o.nesterov, decay, scale };
+                let (value, velocity) = sgd_step(&sgd, value, self.state.remove(&(VELOCITY, id)), grad);
+                self.state.extend(velocity.map(|v| ((VELOCITY, id), v)));
+                value
+            }
+            Rule::AdamW => {
+                let (betas, epsilon) = (o.betas, o.epsilon);
+                let adamw = AdamW { rate, betas, epsilon, decay, scale, steps: self.steps };
+                let [mean, square] = [MEAN, SQUARE].map(|slot| self.state.remove(&(slot, id)));
+                let (value, [mean, square]) =
+                    adamw_step(&adamw, value, mean.zip(square).map(Into::into), grad);
+                self.state.extend([((MEAN, id), mean), ((SQUARE, id), square)]);
+                value
+            }
         };
         if self.config.ema > 0.0 {
             // Young means forget faster: else the first weights would linger.
             let steps = self.steps as f64;
             let keep = self.config.ema.min((1.0 + steps) / (10.0 + steps));
             let mean = self.state.remove(&(EMA, id)).unwrap_or_else(|| value.clone());
-            self.state.insert((EMA, id), mean.mul_scalar(keep) + value.clone().mul_scalar(1.0 - keep));
+            self.state.insert((EMA, id), average(mean, value.clone(), keep));
         }
         value
-    }
-
-    /// `v = m v + (g + d w)`, then `w -= r v`, or with Nesterov `w -= r (g + d w + m v)`: PyTorch's forms.
-    fn sgd(&mut self, id: ParamId, value: Tensor<1>, grad: Tensor<1>, rate: f64, decay: f64) -> Tensor<1> {
-        let grad = if decay > 0.0 { grad + value.clone().mul_scalar(decay) } else { grad };
-        let momentum = self.config.momentum;
-        if momentum == 0.0 {
-            return value - grad.mul_scalar(rate);
-        }
-        let velocity = match self.state.remove(&(VELOCITY, id)) {
-            Some(velocity) => velocity.mul_scalar(momentum) + grad.clone(),
-            None => grad.clone(),
-        };
-        let step = if self.config.nesterov {
-            grad + velocity.clone().mul_scalar(momentum)
-        } else {
-            velocity.clone()
-        };
-        self.state.insert((VELOCITY, id), velocity);
-        value - step.mul_scalar(rate)
-    }
-
-    /// Adam's step with bias correction, the decay apart from it: `w -= r d w` first.
-    fn adamw(&mut self, id: ParamId, value: Tensor<1>, grad: Tensor<1>, rate: f64, decay: f64) -> Tensor<1> {
-        let [b1, b2] = self.config.betas;
-        let square = grad.clone() * grad.clone();
-        let mean = match self.state.remove(&(MEAN, id)) {
-            Some(mean) => mean.mul_scalar(b1) + grad.mul_scalar(1.0 - b1),
-            None => grad.mul_scalar(1.0 - b1),
-        };
-        let square = match self.state.remove(&(SQUARE, id)) {
-            Some(old) => old.mul_scalar(b2) + square.mul_scalar(1.0 - b2),
-            None => square.mul_scalar(1.0 - b2),
-        };
-        let steps = self.steps as i32;
-        let (fix1, fix2) = (1.0 - b1.powi(steps), 1.0 - b2.powi(steps));
-        let root = square.clone().div_scalar(fix2).sqrt().add_scalar(self.config.epsilon);
-        let step = mean.clone().mul_scalar(rate / fix1) / root;
-        self.state.insert((MEAN, id), mean);
-        self.state.insert((SQUARE, id), square);
-        value.mul_scalar(1.0 - rate * decay) - step
     }
 }
 
@@ -163,8 +141,8 @@ struct SquareSum<'a> {
 impl ModuleVisitor for SquareSum<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            let square: f32 = (grad.clone() * grad).sum().into_scalar();
-            self.sum += f64::from(square);
+            let len = grad.dims().iter().product::<usize>();
+            self.sum += square_sum(grad.reshape([len]));
         }
     }
 }
@@ -182,9 +160,8 @@ impl ModuleMapper for Update<'_> {
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
         let len = shape.iter().product::<usize>();
-        let grad = grad.reshape([len]);
-        let grad = if self.scale == 1.0 { grad } else { grad.mul_scalar(self.scale) };
-        let value = self.optimizer.update(id, tensor.inner().reshape([len]), grad, self.rate);
+        let rate = [self.rate, self.scale];
+        let value = self.optimizer.update(id, tensor.inner().reshape([len]), grad.reshape([len]), rate);
         let tensor = Tensor::from_inner(value.reshape(shape)).require_grad();
         Param::from_mapped_value(id, tensor, mapper)
     }
@@ -234,7 +211,7 @@ mod tests {
         let mut value = Tensor::<1>::from_data([1.0f32, -2.0], &Device::flex());
         for grad in [[0.5f32, 0.25], [-1.0, 0.5], [0.25, -0.125]] {
             optimizer.steps += 1;
-            value = optimizer.update(id, value, Tensor::from_data(grad, &Device::flex()), 0.1);
+            value = optimizer.update(id, value, Tensor::from_data(grad, &Device::flex()), [0.1, 1.0]);
         }
         values(&value).try_into().unwrap()
     }
@@ -282,7 +259,7 @@ mod tests {
         let mut value = Tensor::<1>::from_data([0.0f32], &Device::flex());
         for _ in 0..3 {
             optimizer.steps += 1;
-            value = optimizer.update(id, value, Tensor::from_data([-1.0f32], &Device::flex()), 1.0);
+            value = optimizer.update(id, value, Tensor::from_data([-1.0f32], &Device::flex()), [1.0, 1.0]);
         }
         // Weights 1, 2, 3; kept are min(0.25, 2/11), min(0.25, 3/12), min(0.25, 4/13): of the first nothing is
         // averaged yet.
@@ -310,13 +287,25 @@ mod tests {
         sum.grads()
     }
 
+    /// What becomes of a module that stays, and the norm of the gradients.
+    fn step(
+        optimizer: &mut Optimizer,
+        module: &NetModule,
+        grads: GradientsParams,
+        rate: f64,
+    ) -> (NetModule, f64) {
+        let mut after = module.clone();
+        let norm = optimizer.step(&mut after, grads, rate);
+        (after, norm)
+    }
+
     #[test]
     fn averaged_passes_are_one_large_batch() {
         let plain = OptimizerConfig { momentum: 0.0, weight_decay: 0.0, ..config() };
         let module = module();
         let after = |batches: &[Batch]| {
             let grads = gradients(&module, batches);
-            Optimizer::new(&plain, &module).step(module.clone(), grads, 1.0).0.weights()
+            step(&mut Optimizer::new(&plain, &module), &module, grads, 1.0).0.weights()
         };
         let (one, three) = (after(&[batch(0..6)]), after(&[batch(0..2), batch(2..4), batch(4..6)]));
         for (name, tensor) in one.iter() {
@@ -334,7 +323,7 @@ mod tests {
         let moved = |clip_norm: f64| {
             let config = OptimizerConfig { clip_norm, ..plain.clone() };
             let grads = gradients(&module, &[batch(0..6)]);
-            let (after, norm) = Optimizer::new(&config, &module).step(module.clone(), grads, 1.0);
+            let (after, norm) = step(&mut Optimizer::new(&config, &module), &module, grads, 1.0);
             let mut square = 0.0;
             for (name, tensor) in module.weights().iter() {
                 let new = &after.weights().get(name).unwrap().data.clone();
@@ -355,7 +344,7 @@ mod tests {
         let config = OptimizerConfig { ema: 0.9, rule: Rule::AdamW, ..config() };
         let module = module();
         let mut optimizer = Optimizer::new(&config, &module);
-        let (after, _) = optimizer.step(module.clone(), gradients(&module, &[batch(0..6)]), 0.1);
+        let (after, _) = step(&mut optimizer, &module, gradients(&module, &[batch(0..6)]), 0.1);
         let (state, steps) = optimizer.save();
         assert_eq!((steps, state.len()), (1, 3 * module.param_specs().len()));
         // Another module of the same net has other ids.

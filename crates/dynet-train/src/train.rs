@@ -161,8 +161,7 @@ impl<'a> Run<'a> {
             }
             last_rate = self.config.optimizer.learning_rate
                 * rate_share(&self.config.schedule, self.clock(), self.position.step);
-            let (module, _) = self.optimizer.step(self.module.clone(), sum.grads(), last_rate);
-            self.module = module;
+            self.optimizer.step(&mut self.module, sum.grads(), last_rate);
             self.position.step += 1;
             let images = self.position.sums.images - images_before;
             observer.step(&self.step_report(last_rate, images as f64 / started.elapsed().as_secs_f64()));

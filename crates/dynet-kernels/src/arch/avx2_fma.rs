@@ -75,6 +75,11 @@ macro_rules! eight_lanes {
         }
 
         #[inline(always)]
+        fn sqrt(self, a: Self::Reg) -> Self::Reg {
+            intrinsic!(_mm256_sqrt_ps(a))
+        }
+
+        #[inline(always)]
         fn fma(self, a: Self::Reg, b: Self::Reg, c: Self::Reg) -> Self::Reg {
             intrinsic!(_mm256_fmadd_ps(a, b, c))
         }

@@ -119,6 +119,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn sqrt(self, a: Self::Reg) -> Self::Reg {
+        intrinsic!(_mm512_sqrt_ps(a))
+    }
+
+    #[inline(always)]
     fn fma(self, a: Self::Reg, b: Self::Reg, c: Self::Reg) -> Self::Reg {
         intrinsic!(_mm512_fmadd_ps(a, b, c))
     }

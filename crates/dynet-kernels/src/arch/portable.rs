@@ -104,6 +104,11 @@ impl Vector for Portable {
         zip(a, b, |a, b| a / b)
     }
 
+    #[inline(always)]
+    fn sqrt(self, a: Self::Reg) -> Self::Reg {
+        a.map(f32::sqrt)
+    }
+
     // Rounds twice: without the instruction `f32::mul_add` is a call into the C library.
     #[inline(always)]
     fn fma(self, a: Self::Reg, b: Self::Reg, c: Self::Reg) -> Self::Reg {

@@ -9,14 +9,14 @@
 //! - `forward`, `backward`: the steps on a batch; each dynamic convolution is mixed or fused, whichever costs less.
 //! - `arena`: memory of maps, used again from step to step.
 //! - `autodiff`: the node, and one small node for each parameter.
-//! - `momentum`: the optimizer's update in one pass.
+//! - `update`: the optimizer's updates, each in one pass.
 
 mod arena;
 mod autodiff;
 mod backward;
 mod forward;
 mod graph;
-mod momentum;
+mod update;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +26,7 @@ use dynet_kernels::backward::Team;
 use self::arena::Arena;
 pub(crate) use self::autodiff::{forward, tracked};
 pub(crate) use self::graph::Graph;
-pub use self::momentum::momentum_step;
+pub use self::update::{adamw_step, average, sgd_step, square_sum};
 
 /// The threads and the memory of all CPU operations.
 #[derive(Default)]
