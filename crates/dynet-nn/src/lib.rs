@@ -27,5 +27,5 @@ pub use dynet_net::{CoefActivation, Coefficients, Head, PaddingMode};
 pub use error::{ConfigError, NnError};
 pub use experts::{ExpertConv2d, Form};
 pub use net_module::NetModule;
-pub use ops::{adamw_step, average, set_threads, sgd_step, square_sum};
+pub use ops::{ParamUpdate, UpdateRule, Updates, average, set_threads, square_sum};
 pub use timing::{StepTimes, time_steps};

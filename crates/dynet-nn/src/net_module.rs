@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleMapper, ParamId};
+use burn::module::{Module, ParamId};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use dynet_net::{Net, Node, NodeId, Op, ParamSpec, Weights};
 
 use crate::error::{ConfigError, NnError, check_temperature};
 use crate::experts::Form;
 use crate::layer::Layer;
-use crate::ops::{self, Graph};
+use crate::ops::{self, Graph, ParamUpdate, Updates};
 use crate::pointwise::{activate, global_avg_pool, max_pool, shuffle};
 
 /// Runs a [`Net`] with Burn's tensors. On an autodiff device it trains: dropout drops, and batch normalisation uses
@@ -113,12 +114,42 @@ impl NetModule {
     /// # Panics
     /// Where the images have other channels than the net's input, or are too small for a layer.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.forward_at_once(&images).unwrap_or_else(|| self.forward_taps(images, &[]).0)
+        self.forward_at_once(&images, None).unwrap_or_else(|| self.forward_taps(images, &[]).0)
+    }
+
+    /// [`Self::forward`] for a step that ends with [`Self::update`]: on a CPU backward makes the updates of dense weights
+    /// while their gradients are in cache, and these parameters get no gradient.
+    ///
+    /// # Shapes
+    /// `images [n, c, h, w]` to `[n, classes]`.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    pub fn forward_updating(&self, images: Tensor<4>, updates: &Updates) -> Tensor<2> {
+        self.forward_at_once(&images, Some(updates)).unwrap_or_else(|| self.forward_taps(images, &[]).0)
+    }
+
+    /// The updates of one step, of all trainable parameters.
+    pub fn updates(&self, of: impl FnMut(ParamId) -> ParamUpdate) -> Updates {
+        let trainable = self.named_tensors().filter(|(spec, ..)| spec.is_trainable());
+        Updates::new(trainable.map(|(_, id, _)| id).collect(), of)
+    }
+
+    /// Ends a step: makes the updates of [`Self::updates`] that backward has not made, in place, and returns the new state
+    /// of each. A parameter without a gradient stays as it is, and so does its state.
+    ///
+    /// # Panics
+    /// Where a state has not the size of its parameter.
+    pub fn update(&mut self, updates: Updates, grads: GradientsParams) -> HashMap<ParamId, Vec<Tensor<1>>> {
+        let mut apply = updates.apply(grads);
+        // A clone would hold the parameters too, so that they would be copied.
+        self.layers = std::mem::take(&mut self.layers).map(&mut apply);
+        apply.states
     }
 
     /// Trains the whole net as one operation on a CPU; `None` where Burn's own operations have to do it: on other
     /// devices, and with a forced form or a frozen layer.
-    fn forward_at_once(&self, images: &Tensor<4>) -> Option<Tensor<2>> {
+    fn forward_at_once(&self, images: &Tensor<4>, updates: Option<&Updates>) -> Option<Tensor<2>> {
         let graph = self.plan.graph.as_ref()?;
         let own = |layer: &Layer| match layer {
             Layer::Dynamic(conv) => conv.is_forced(),
@@ -132,7 +163,7 @@ impl NetModule {
         let params = self.layers.iter().flatten().map(Layer::tracked).collect::<Option<Vec<_>>>()?.concat();
         let masks = || self.masks(images);
         let temperature = self.temperature().unwrap_or(1.0);
-        let outcome = ops::forward(graph, images, params, masks, temperature)?;
+        let outcome = ops::forward(graph, images, params, masks, temperature, updates)?;
         for (node, mean, variance) in outcome.statistics {
             if let Some(Layer::Norm(norm)) = &self.layers[node] {
                 let pixels = self.plan.net.nodes()[node].shape.pixels();
@@ -195,12 +226,6 @@ impl NetModule {
         let [n, classes, _, _] = logits.dims();
         let tapped = tapped.into_iter().map(|tap| tap.expect("a tap is a node of this net")).collect();
         (logits.reshape([n, classes]), tapped)
-    }
-
-    /// [`Module::map`] of a module that stays where it is. A clone would hold the parameters too, so that a mapper which
-    /// changes them in their memory would copy them all.
-    pub fn map_in_place(&mut self, mapper: &mut impl ModuleMapper) {
-        self.layers = std::mem::take(&mut self.layers).map(mapper);
     }
 
     /// The current weights, by the names of [`Net::params`].

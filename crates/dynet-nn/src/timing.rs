@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Distribution, Tensor};
@@ -12,7 +11,7 @@ use dynet_net::Net;
 
 use crate::device::{DeviceError, DeviceName};
 use crate::net_module::NetModule;
-use crate::ops::sgd_step;
+use crate::ops::{ParamUpdate, UpdateRule};
 
 const SGD: Sgd = Sgd { rate: 0.01, momentum: 0.9, nesterov: false, decay: 0.0, scale: 1.0 };
 
@@ -23,9 +22,9 @@ pub struct StepTimes {
     pub data: Vec<Duration>,
     /// Forward pass and cross entropy.
     pub forward: Vec<Duration>,
-    /// Gradients.
+    /// Gradients; on a CPU the updates of dense weights too.
     pub backward: Vec<Duration>,
-    /// SGD with momentum.
+    /// SGD with momentum, of what backward has not updated.
     pub optimizer: Vec<Duration>,
 }
 
@@ -80,12 +79,19 @@ pub fn time_steps(
         let images = Tensor::<4>::from_data(pixels.clone(), &device);
         let wanted = Tensor::<1>::from_data(labels.as_slice(), &device).reshape([batch, classes]);
         let data = elapsed(start)?;
-        let logits = if burn { module.forward_taps(images, &[]).0 } else { module.forward(images) };
+        let updates = module.updates(|id| ParamUpdate {
+            rule: UpdateRule::Sgd(SGD),
+            state: velocity.remove(&id).unwrap_or_default(),
+        });
+        let logits = match burn {
+            true => module.forward_taps(images, &[]).0,
+            false => module.forward_updating(images, &updates),
+        };
         let loss = (log_softmax(logits, 1) * wanted).sum().neg() / batch as f64;
         let forward = elapsed(start)?;
         let gradients = GradientsParams::from_grads(loss.backward(), &module);
         let backward = elapsed(start)?;
-        module = module.map(&mut Update { gradients, velocity: &mut velocity });
+        velocity = module.update(updates, gradients);
         let optimizer = elapsed(start)?;
         if step >= 2 {
             times.data.push(data);
@@ -95,23 +101,4 @@ pub fn time_steps(
         }
     }
     Ok(times)
-}
-
-struct Update<'a> {
-    gradients: GradientsParams,
-    velocity: &'a mut HashMap<ParamId, Tensor<1>>,
-}
-
-impl ModuleMapper for Update<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
-        let (id, tensor, mapper) = param.consume();
-        let shape = tensor.dims();
-        let len = shape.iter().product::<usize>();
-        let old = self.velocity.remove(&id);
-        let (value, velocity) = sgd_step(&SGD, tensor.inner().reshape([len]), old, gradient.reshape([len]));
-        self.velocity.extend(velocity.map(|v| (id, v)));
-        let tensor = Tensor::from_inner(value.reshape(shape)).require_grad();
-        Param::from_mapped_value(id, tensor, mapper)
-    }
 }

@@ -13,11 +13,9 @@ mod small_net;
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use dynet_net::{CoefActivation, Coefficients, DynamicOptions, Net};
-use dynet_nn::{DeviceError, DeviceName, Form, Sgd, sgd_step};
+use dynet_nn::{DeviceError, DeviceName, Form, ParamUpdate, Sgd, UpdateRule};
 
 use crate::pass::{module_on, pass};
 use crate::small_net::small_net;
@@ -28,19 +26,6 @@ const TOLERANCE: f32 = 1e-4;
 const BATCH: usize = 4;
 const SGD: Sgd = Sgd { rate: 0.1, momentum: 0.9, nesterov: true, decay: 1e-3, scale: 0.5 };
 
-struct Step(GradientsParams);
-
-impl ModuleMapper for Step {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = self.0.remove::<D>(param.id) else { return param };
-        let (id, tensor, mapper) = param.consume();
-        let shape = tensor.dims();
-        let len = shape.iter().product::<usize>();
-        let (value, _) = sgd_step(&SGD, tensor.inner().reshape([len]), None, gradient.reshape([len]));
-        Param::from_mapped_value(id, Tensor::from_inner(value.reshape(shape)).require_grad(), mapper)
-    }
-}
-
 /// Loss, gradients, and all tensors after the update, by name.
 fn step(net: &Net, device: &Device, form: Option<Form>) -> BTreeMap<String, Vec<f32>> {
     let mut module = module_on(net, device);
@@ -48,7 +33,8 @@ fn step(net: &Net, device: &Device, form: Option<Form>) -> BTreeMap<String, Vec<
     let (loss, named, gradients) = pass(&module, device, BATCH, false);
     let named = named.into_iter().map(|(name, values)| (format!("gradient of {name}"), values));
     let mut told: BTreeMap<_, _> = named.collect();
-    let module = module.map(&mut Step(gradients));
+    let updates = module.updates(|_| ParamUpdate { rule: UpdateRule::Sgd(SGD), state: Vec::new() });
+    let _ = module.update(updates, gradients);
     told.extend(module.weights().iter().map(|(name, tensor)| (name.to_owned(), tensor.data.clone())));
     told.insert("loss".into(), vec![loss]);
     told

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use dynet_net::{ParamKind, ParamSpec};
-use dynet_nn::{AdamW, NetModule, Sgd, adamw_step, average, sgd_step, square_sum};
+use dynet_nn::{AdamW, NetModule, ParamUpdate, Sgd, UpdateRule, Updates, average, square_sum};
 
 use crate::config::{OptimizerConfig, Rule};
 
@@ -33,13 +33,30 @@ impl Optimizer {
         Self { config: config.clone(), specs: module.param_specs(), state: HashMap::new(), steps: 0 }
     }
 
+    /// Whether a step's updates do not depend on all of its gradients together, so that backward can make them.
+    pub(crate) fn needs_no_norm(&self) -> bool {
+        self.config.clip_norm == 0.0
+    }
+
+    /// The updates of the next step, of gradients that are to be scaled first; [`Self::finish`] ends it.
+    pub(crate) fn updates(&mut self, module: &NetModule, [rate, scale]: [f64; 2]) -> Updates {
+        self.steps += 1;
+        module.updates(|id| self.update(id, [rate, scale]))
+    }
+
+    /// Ends a step with the gradients that backward has left.
+    pub(crate) fn finish(&mut self, module: &mut NetModule, updates: Updates, grads: GradientsParams) {
+        let states = module.update(updates, grads);
+        module.visit(&mut Finish { optimizer: self, states });
+    }
+
     /// One update of every parameter that has a gradient; returns the norm of all gradients together.
     pub(crate) fn step(&mut self, module: &mut NetModule, grads: GradientsParams, rate: f64) -> f64 {
-        self.steps += 1;
         let norm = self.norm(module, &grads);
         let limit = self.config.clip_norm;
         let scale = if limit > 0.0 && norm > limit { limit / norm } else { 1.0 };
-        module.map_in_place(&mut Update { optimizer: self, grads, rate, scale });
+        let updates = self.updates(module, [rate, scale]);
+        self.finish(module, updates, grads);
         norm
     }
 
@@ -85,47 +102,46 @@ impl Optimizer {
         }
     }
 
-    /// The new value of one parameter, flat, from a gradient that is to be scaled first.
-    fn update(
-        &mut self,
-        id: ParamId,
-        value: Tensor<1>,
-        grad: Tensor<1>,
-        [rate, scale]: [f64; 2],
-    ) -> Tensor<1> {
-        let spec = &self.specs[&id];
-        let o = &self.config;
-        let is_predictor = spec.kind == ParamKind::PredictorWeight;
-        let [rate, decay] = match is_predictor {
-            true => [rate * o.predictor_rate, o.weight_decay * o.predictor_decay],
-            false => [rate, o.weight_decay],
+    /// The next update of one parameter, with its state.
+    fn update(&mut self, id: ParamId, [rate, scale]: [f64; 2]) -> ParamUpdate {
+        let (spec, o) = (&self.specs[&id], &self.config);
+        let [rate, decay] = match spec.kind {
+            ParamKind::PredictorWeight => [rate * o.predictor_rate, o.weight_decay * o.predictor_decay],
+            _ => [rate, o.weight_decay],
         };
         let decay = if spec.decays() { decay } else { 0.0 };
-        let value = match o.rule {
+        let rule = match o.rule {
             Rule::Sgd => {
-                let sgd = Sgd { rate, momentum: o.momentum, nesterov: o.nesterov, decay, scale };
-                let (value, velocity) = sgd_step(&sgd, value, self.state.remove(&(VELOCITY, id)), grad);
-                self.state.extend(velocity.map(|v| ((VELOCITY, id), v)));
-                value
+                UpdateRule::Sgd(Sgd { rate, momentum: o.momentum, nesterov: o.nesterov, decay, scale })
             }
             Rule::AdamW => {
-                let (betas, epsilon) = (o.betas, o.epsilon);
-                let adamw = AdamW { rate, betas, epsilon, decay, scale, steps: self.steps };
-                let [mean, square] = [MEAN, SQUARE].map(|slot| self.state.remove(&(slot, id)));
-                let (value, [mean, square]) =
-                    adamw_step(&adamw, value, mean.zip(square).map(Into::into), grad);
-                self.state.extend([((MEAN, id), mean), ((SQUARE, id), square)]);
-                value
+                let (betas, epsilon, steps) = (o.betas, o.epsilon, self.steps);
+                UpdateRule::AdamW(AdamW { rate, betas, epsilon, decay, scale, steps })
             }
         };
+        let state = self.slots().iter().filter_map(|slot| self.state.remove(&(*slot, id))).collect();
+        ParamUpdate { rule, state }
+    }
+
+    /// Slots of the rule's state, in its order.
+    fn slots(&self) -> &'static [&'static str] {
+        match self.config.rule {
+            Rule::Sgd => &[VELOCITY],
+            Rule::AdamW => &[MEAN, SQUARE],
+        }
+    }
+
+    /// Keeps the new state of a parameter, and lets the mean of its values follow.
+    fn keep(&mut self, id: ParamId, state: Vec<Tensor<1>>, value: impl FnOnce() -> Tensor<1>) {
+        self.state.extend(self.slots().iter().map(|slot| (*slot, id)).zip(state));
         if self.config.ema > 0.0 {
             // Young means forget faster: else the first weights would linger.
             let steps = self.steps as f64;
             let keep = self.config.ema.min((1.0 + steps) / (10.0 + steps));
+            let value = value();
             let mean = self.state.remove(&(EMA, id)).unwrap_or_else(|| value.clone());
-            self.state.insert((EMA, id), average(mean, value.clone(), keep));
+            self.state.insert((EMA, id), average(mean, value, keep));
         }
-        value
     }
 }
 
@@ -147,23 +163,18 @@ impl ModuleVisitor for SquareSum<'_> {
     }
 }
 
-struct Update<'a> {
+/// Keeps the state of all parameters.
+struct Finish<'a> {
     optimizer: &'a mut Optimizer,
-    grads: GradientsParams,
-    rate: f64,
-    scale: f64,
+    states: HashMap<ParamId, Vec<Tensor<1>>>,
 }
 
-impl ModuleMapper for Update<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(grad) = self.grads.remove::<D>(param.id) else { return param };
-        let (id, tensor, mapper) = param.consume();
-        let shape = tensor.dims();
-        let len = shape.iter().product::<usize>();
-        let rate = [self.rate, self.scale];
-        let value = self.optimizer.update(id, tensor.inner().reshape([len]), grad.reshape([len]), rate);
-        let tensor = Tensor::from_inner(value.reshape(shape)).require_grad();
-        Param::from_mapped_value(id, tensor, mapper)
+impl ModuleVisitor for Finish<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(state) = self.states.remove(&param.id) {
+            let len = param.dims().iter().product::<usize>();
+            self.optimizer.keep(param.id, state, || param.val().inner().reshape([len]));
+        }
     }
 }
 
@@ -174,7 +185,7 @@ mod tests {
     use dynet_net::{Activation, Conv2d, DynamicOptions, NetBuilder, Op, Shape};
 
     use super::*;
-    use crate::step::accumulate;
+    use crate::step::{Gradients, accumulate};
 
     /// A dynamic convolution and a classifier; no batch normalisation, whose statistics would tell batches apart.
     fn module() -> NetModule {
@@ -204,6 +215,19 @@ mod tests {
         *optimizer.specs.iter().find(|(_, spec)| spec.kind == kind).unwrap().0
     }
 
+    /// The new value of one parameter.
+    fn one_update(
+        optimizer: &mut Optimizer,
+        id: ParamId,
+        value: Tensor<1>,
+        grad: Tensor<1>,
+        rate: f64,
+    ) -> Tensor<1> {
+        let (value, state) = optimizer.update(id, [rate, 1.0]).step(value, grad);
+        optimizer.keep(id, state, || value.clone());
+        value
+    }
+
     /// Where 1 and -2 end after three updates at rate 0.1 with gradients (0.5, 0.25), (-1, 0.5), (0.25, -0.125).
     fn three_steps(config: &OptimizerConfig, kind: ParamKind) -> [f32; 2] {
         let mut optimizer = Optimizer::new(config, &module());
@@ -211,7 +235,8 @@ mod tests {
         let mut value = Tensor::<1>::from_data([1.0f32, -2.0], &Device::flex());
         for grad in [[0.5f32, 0.25], [-1.0, 0.5], [0.25, -0.125]] {
             optimizer.steps += 1;
-            value = optimizer.update(id, value, Tensor::from_data(grad, &Device::flex()), [0.1, 1.0]);
+            let grad = Tensor::from_data(grad, &Device::flex());
+            value = one_update(&mut optimizer, id, value, grad, 0.1);
         }
         values(&value).try_into().unwrap()
     }
@@ -259,7 +284,8 @@ mod tests {
         let mut value = Tensor::<1>::from_data([0.0f32], &Device::flex());
         for _ in 0..3 {
             optimizer.steps += 1;
-            value = optimizer.update(id, value, Tensor::from_data([-1.0f32], &Device::flex()), [1.0, 1.0]);
+            let grad = Tensor::from_data([-1.0f32], &Device::flex());
+            value = one_update(&mut optimizer, id, value, grad, 1.0);
         }
         // Weights 1, 2, 3; kept are min(0.25, 2/11), min(0.25, 3/12), min(0.25, 4/13): of the first nothing is
         // averaged yet.
@@ -282,7 +308,8 @@ mod tests {
         let mut sum = GradientsAccumulator::new();
         let device = Device::flex().autodiff();
         for batch in batches {
-            accumulate(module, batch, 0.1, batches.len(), &mut sum, &device);
+            let onto = Gradients { sum: &mut sum, updates: None };
+            accumulate(module, batch, 0.1, batches.len(), onto, &device);
         }
         sum.grads()
     }

@@ -4,7 +4,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use dynet_data::{Batch, Target};
-use dynet_nn::NetModule;
+use dynet_nn::{NetModule, Updates};
 
 /// What one forward pass gave.
 pub(crate) struct Pass {
@@ -16,17 +16,27 @@ pub(crate) struct Pass {
     pub images: usize,
 }
 
-/// Adds a batch's gradients, of the loss divided by `passes`, to `sum`. With a loss that is not finite nothing is added.
+/// Where gradients go.
+pub(crate) struct Gradients<'a> {
+    pub sum: &'a mut GradientsAccumulator<NetModule>,
+    /// Of a step of one pass: the updates that backward makes at once where it can; the sum gets the other gradients.
+    pub updates: Option<&'a Updates>,
+}
+
+/// Adds a batch's gradients, of the loss divided by `passes`, to a sum. With a loss that is not finite nothing is added.
 pub(crate) fn accumulate(
     module: &NetModule,
     batch: &Batch,
     smoothing: f64,
     passes: usize,
-    sum: &mut GradientsAccumulator<NetModule>,
+    onto: Gradients<'_>,
     device: &Device,
 ) -> Pass {
     let images = Tensor::<4>::from_data(TensorData::new(batch.images.clone(), batch.shape), device);
-    let logits = module.forward(images);
+    let logits = match onto.updates {
+        Some(updates) => module.forward_updating(images, updates),
+        None => module.forward(images),
+    };
     let [n, classes] = logits.dims();
     let targets = TensorData::new(soft_targets(&batch.targets, classes, smoothing), [n, classes]);
     let targets = Tensor::<2>::from_data(targets, device);
@@ -37,7 +47,7 @@ pub(crate) fn accumulate(
         Pass { loss: f64::from(value), correct: correct(&answers, &batch.targets, classes), images: n };
     if pass.loss.is_finite() {
         let grads = (loss / passes as f64).backward();
-        sum.accumulate(module, GradientsParams::from_grads(grads, module));
+        onto.sum.accumulate(module, GradientsParams::from_grads(grads, module));
     }
     pass
 }

@@ -22,7 +22,7 @@ use crate::report::{EpochReport, EpochSeconds, Observer, Outcome, RunInfo, StepR
 use crate::run_folder::RunFolder;
 use crate::schedule::{Clock, rate_share, temperature};
 use crate::setup::Setup;
-use crate::step::accumulate;
+use crate::step::{Gradients, accumulate};
 
 /// Trains a run from where its folder stands: from the start, or from its newest checkpoint. Once `stop` is set it
 /// finishes the step, saves and returns. A run that is finished already returns its result: the test set is touched once.
@@ -147,21 +147,27 @@ impl<'a> Run<'a> {
             }
             let mut sum = GradientsAccumulator::new();
             self.begin_step()?;
+            last_rate = self.config.optimizer.learning_rate
+                * rate_share(&self.config.schedule, self.clock(), self.position.step);
+            let at_once = passes == 1 && self.optimizer.needs_no_norm();
+            let updates = at_once.then(|| self.optimizer.updates(&self.module, [last_rate, 1.0]));
             for _ in 0..passes {
                 let asked = Instant::now();
                 let batch = batches.next().ok_or_else(|| self.short_epoch())??;
                 waited += asked.elapsed();
                 let smoothing = self.config.optimizer.label_smoothing;
-                let pass = accumulate(&self.module, &batch, smoothing, passes, &mut sum, &self.device);
+                let onto = Gradients { sum: &mut sum, updates: updates.as_ref() };
+                let pass = accumulate(&self.module, &batch, smoothing, passes, onto, &self.device);
                 if !pass.loss.is_finite() {
                     return Err(self.not_finite("the loss", pass.loss));
                 }
                 self.position.sums.add(pass.images, pass.correct, pass.loss);
                 self.position.batch += 1;
             }
-            last_rate = self.config.optimizer.learning_rate
-                * rate_share(&self.config.schedule, self.clock(), self.position.step);
-            self.optimizer.step(&mut self.module, sum.grads(), last_rate);
+            match updates {
+                Some(updates) => self.optimizer.finish(&mut self.module, updates, sum.grads()),
+                None => _ = self.optimizer.step(&mut self.module, sum.grads(), last_rate),
+            }
             self.position.step += 1;
             let images = self.position.sums.images - images_before;
             observer.step(&self.step_report(last_rate, images as f64 / started.elapsed().as_secs_f64()));

@@ -9,6 +9,7 @@ use std::ops::Range;
 use crate::backward::dense::{self, Block, Dense, FEW_ROWS};
 use crate::backward::team::{Raw, Team};
 use crate::backward::transpose::{AHEAD, Far, Transpose};
+use crate::backward::update::Update;
 use crate::backward::weight_tile::{Operands, Pair, StaticTile};
 use crate::geometry::ZERO;
 use crate::isa::Isa;
@@ -35,6 +36,12 @@ impl Tiles {
     pub(super) fn at(self, tile: usize) -> [usize; 2] {
         let start = |i: usize| i * self.channels / self.count;
         [start(tile), start(tile + 1) - start(tile)]
+    }
+
+    /// The channels of tiles that follow one another.
+    pub(super) fn channels(self, tiles: Range<usize>) -> Range<usize> {
+        let start = |i: usize| i * self.channels / self.count;
+        start(tiles.start)..start(tiles.end)
     }
 }
 
@@ -107,17 +114,25 @@ impl Dense<'_> {
         PARTS.div_ceil(parts).min(rows / least).max(1)
     }
 
-    /// The gradient of the weights of a static layer.
+    /// The gradient of the weights of a static layer, or with an `update` their new values.
     ///
     /// # Panics
     /// If the sizes do not fit each other.
-    pub fn backward_weights(&self, team: &mut Team, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    pub fn backward_weights(
+        &self,
+        team: &mut Team,
+        [x, dy]: [&[f32]; 2],
+        dw: &mut [f32],
+        update: Option<Update<'_>>,
+    ) {
+        let update = update.as_ref();
         self.check(x.len(), dy.len());
-        assert_eq!((self.experts, dw.len()), (1, self.weights.len()), "gradient of the weights");
+        assert_eq!(self.experts, 1, "a static layer");
+        self.check_gradient(dw, update);
         let (isa, k, taps, n) = (team.isa, self.k(), self.window.taps(), self.c_out);
         let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
         if self.window.table.is_empty() && rows <= FEW_ROWS {
-            return self.few_rows_weights(team, x, dy, dw);
+            return self.few_rows_weights(team, [x, dy], dw, update);
         }
         let tiles = Tiles::new(self.c_in, Self::mr(isa));
         let panels = n.div_ceil(nr);
@@ -130,8 +145,9 @@ impl Dense<'_> {
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
             let (first_row, end) = (run * rows / runs, (run + 1) * rows / runs);
             let dw = of_run(outs, run, self.weights.len());
-            let tiles =
-                (split * tiles.count / splits..(split + 1) * tiles.count / splits).map(|i| tiles.at(i));
+            let range = split * tiles.count / splits..(split + 1) * tiles.count / splits;
+            let of_split = tiles.channels(range.clone());
+            let tiles = range.map(|i| tiles.at(i));
             let (panel, sums) = scratch.split_at_mut(CHUNK * nr);
             let sums = &mut sums[..k * nr];
             sums.fill(0.0);
@@ -157,8 +173,14 @@ impl Dense<'_> {
                 let (from, cols) = (&sums[c * taps * nr..], rows * taps);
                 self.unpack(isa, from, cols, dw, block.c0 * k + c * taps, block.cols);
             }
+            if let (Some(update), 1) = (update, runs) {
+                self.update_block(isa, update, block, of_split, dw);
+            }
         });
         add_parts(dw, &partial[..(runs - 1) * dw.len()]);
+        if let (Some(update), 2..) = (update, runs) {
+            update.finish(team, self.weights, dw);
+        }
         team.put_back(partial);
     }
 
@@ -174,6 +196,35 @@ impl Dense<'_> {
             to: |lane| lane * k,
             far: Far::Destination,
         });
+    }
+
+    /// Turns the gradient of the weights of a part, which has all of it, into their new values.
+    pub(super) fn update_block(
+        &self,
+        isa: Isa,
+        update: &Update<'_>,
+        block: Block,
+        channels: Range<usize>,
+        dw: Raw,
+    ) {
+        let (k, taps) = (self.k(), self.window.taps());
+        for row in (0..self.experts).flat_map(|e| (0..block.cols).map(move |c| e * self.c_out + block.c0 + c))
+        {
+            let (start, len) = (row * k + channels.start * taps, channels.len() * taps);
+            // SAFETY: of these rows the part alone has these channels.
+            unsafe { update.rows(isa, self.weights, dw, start, len) };
+        }
+    }
+
+    /// # Panics
+    /// If the gradient of the weights or their update has another size than they.
+    pub(super) fn check_gradient(&self, dw: &[f32], update: Option<&Update<'_>>) {
+        let len = self.weights.len();
+        assert_eq!(
+            [dw.len(), update.map_or(len, Update::len)],
+            [len; 2],
+            "gradient of the weights, and update"
+        );
     }
 
     /// Adds up what the parts along the input channels gave, in order.

@@ -5,6 +5,7 @@ use crate::backward::dense::{Block, Dense, product, sink};
 use crate::backward::dense_weights::{Tiles, copy_columns};
 use crate::backward::pieces::FUSE_ROWS;
 use crate::backward::team::{Raw, Team};
+use crate::backward::update::Update;
 use crate::backward::weight_tile::{Operands, Pair, StaticTile};
 use crate::isa::Isa;
 use crate::vector::{Job, Vector};
@@ -109,7 +110,13 @@ impl Dense<'_> {
     }
 
     /// [`Dense::backward_weights`]: with the input channels as lanes the sums lie as the weights do.
-    pub(super) fn few_rows_weights(&self, team: &mut Team, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    pub(super) fn few_rows_weights(
+        &self,
+        team: &mut Team,
+        [x, dy]: [&[f32]; 2],
+        dw: &mut [f32],
+        update: Option<&Update<'_>>,
+    ) {
         let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.outputs());
         let nr = isa.nr();
         let tiles = Tiles::new(self.c_out, Self::mr(isa));
@@ -137,6 +144,10 @@ impl Dense<'_> {
                     // This part alone has the output channels of its tiles.
                     let sums = dw.at(c * n + block.c0);
                     isa.run(StaticTile { operands, sums, step: n, fresh: true });
+                }
+                if let Some(update) = update {
+                    // SAFETY: as above.
+                    unsafe { update.rows(isa, self.weights, dw, c * n, count * n) };
                 }
             }
         });

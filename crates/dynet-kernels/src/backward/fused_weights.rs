@@ -9,6 +9,7 @@ use crate::backward::dense::{Block, Dense};
 use crate::backward::dense_weights::{CHUNK, Tiles, add_parts, copy_columns, of_run};
 use crate::backward::few_weights::few_pixels;
 use crate::backward::team::{Raw, Team};
+use crate::backward::update::Update;
 use crate::backward::weight_tile::{DynamicTile, Operands, Pair, dynamic_rows};
 use crate::isa::Isa;
 
@@ -48,8 +49,8 @@ struct Scratch<'a> {
 }
 
 impl Dense<'_> {
-    /// The gradients of weights and coefficients of a layer whose kernels are fused for each image; `d_coefs` is
-    /// overwritten.
+    /// The gradients of weights, or with an `update` their new values, and of coefficients of a layer whose kernels are
+    /// fused for each image; `d_coefs` is overwritten.
     ///
     /// # Panics
     /// If the sizes do not fit each other.
@@ -59,14 +60,17 @@ impl Dense<'_> {
         coefs: &[f32],
         [x, dy]: [&[f32]; 2],
         [dw, d_coefs]: [&mut [f32]; 2],
+        update: Option<Update<'_>>,
     ) {
+        let update = update.as_ref();
         self.check(x.len(), dy.len());
-        assert_eq!(dw.len(), self.weights.len(), "gradient of the weights");
+        self.check_gradient(dw, update);
         let (isa, n, experts, images) = (team.isa, self.c_out, self.experts, self.window.images);
         let of_images = images * experts * n;
         assert_eq!((coefs.len(), d_coefs.len()), (of_images, of_images), "coefficients of a batch");
         if self.window.outputs() <= few_pixels(isa, experts) {
-            return self.few_pixels_weights(team, coefs, [x, dy], [dw, d_coefs]);
+            self.few_pixels_weights(team, coefs, [x, dy], [&mut *dw, d_coefs]);
+            return update.into_iter().for_each(|update| update.finish(team, self.weights, dw));
         }
         let (nr, rows, taps) = (isa.nr(), self.window.outputs(), self.window.taps());
         let most = dynamic_rows(Self::mr(isa));
@@ -103,9 +107,13 @@ impl Dense<'_> {
             let (sum, at) = (&mut sum[..images.len() * experts * nr], images.start * experts);
             copy_columns(coefs, n, at..images.end * experts, block, nr, own);
             sum.fill(0.0);
+            let of_split = tiles.channels(range.clone());
             let part = Part { block, tiles, range, bundle, images, group, x: turned, dy, dw };
             let scratch = Scratch { coefs: own, d_coefs: sum, panel, weights, d_weights };
             self.fused_weights_part(isa, &part, scratch);
+            if let (Some(update), 1) = (update, runs) {
+                self.update_block(isa, update, block, of_split, dw);
+            }
             for (i, sum) in sum.chunks_exact(nr).enumerate() {
                 // SAFETY: this part alone has the columns of the block of these images of its split.
                 let out = unsafe { sums.slice(split * of_images + (at + i) * n + block.c0, block.cols) };
@@ -114,6 +122,9 @@ impl Dense<'_> {
         });
         Self::add_splits(&shared[..of_splits], d_coefs);
         add_parts(dw, &shared[of_splits..][..of_runs]);
+        if let (Some(update), 2..) = (update, runs) {
+            update.finish(team, self.weights, dw);
+        }
         team.put_back(shared);
     }
 

@@ -41,5 +41,5 @@ pub use norm::{NormState, norm, norm_backward};
 pub use pointwise::{activate, activate_backward, add, add_into, column_sums, scale, scale_backward};
 pub use pool::{global_average, global_average_backward, max_pool, max_pool_backward};
 pub use team::Team;
-pub use update::{AdamW, Sgd, adamw_step, average, sgd_step, square_sum};
+pub use update::{AdamW, Sgd, Update, average, square_sum};
 pub use window::Window;

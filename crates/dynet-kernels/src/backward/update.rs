@@ -2,7 +2,10 @@
 //!
 //! Products and sums are rounded one by one, as a framework does that makes them one after the other.
 
+use std::marker::PhantomData;
+
 use crate::backward::team::{Raw, Team};
+use crate::isa::Isa;
 use crate::vector::{Job, MAX_LANES, Vector};
 
 /// Values of a part of the job.
@@ -41,43 +44,122 @@ pub struct AdamW {
     pub steps: usize,
 }
 
-/// One update of `weights`, in place; without momentum there is no velocity.
+/// A rule with the state that it changes, for one parameter.
 ///
-/// # Panics
-/// If the sizes do not fit each other.
-pub fn sgd_step(team: &mut Team, sgd: &Sgd, weights: &mut [f32], velocity: Option<&mut [f32]>, grad: &[f32]) {
-    let [rate, momentum, decay, scale] = [sgd.rate, sgd.momentum, sgd.decay, sgd.scale].map(|x| x as f32);
-    let rule = SgdRule { rate, momentum, nesterov: sgd.nesterov, decay, scale };
-    match velocity {
-        Some(velocity) => step(team, &rule, weights, [velocity], grad),
-        None => step(team, &rule, weights, [], grad),
-    }
+/// It is applied to the weights in place ([`Self::step`]), or by a kernel to the rows of a gradient as they leave it,
+/// which are in cache then and become the new weights.
+pub struct Update<'a> {
+    rule: AnyRule,
+    state: [Raw; 2],
+    /// Values of the weights.
+    len: usize,
+    own: PhantomData<&'a mut [f32]>,
 }
 
-/// One update of `weights` and of the running means of the gradient and of its square, in place.
-///
-/// # Panics
-/// If the sizes do not fit each other.
-pub fn adamw_step(
-    team: &mut Team,
-    adamw: &AdamW,
-    weights: &mut [f32],
-    moments: [&mut [f32]; 2],
-    grad: &[f32],
-) {
-    let AdamW { rate, betas, epsilon, decay, scale, steps } = *adamw;
-    let steps = i32::try_from(steps).unwrap_or(i32::MAX);
-    let [fix, square_fix] = betas.map(|b| 1.0 - b.powi(steps));
-    let rule = AdamWRule {
-        rate: (rate / fix) as f32,
-        keep: betas.map(|b| b as f32),
-        take: betas.map(|b| (1.0 - b) as f32),
-        square_fix: square_fix as f32,
-        epsilon: epsilon as f32,
-        left: (1.0 - rate * decay) as f32,
-        scale: scale as f32,
-    };
-    step(team, &rule, weights, moments, grad);
+/// What computes the values, and with them how many slices of state there are.
+#[derive(Clone, Copy)]
+enum AnyRule {
+    Sgd(SgdRule),
+    Momentum(SgdRule),
+    AdamW(AdamWRule),
+}
+
+impl<'a> Update<'a> {
+    /// SGD of `len` weights; without momentum there is no velocity.
+    ///
+    /// # Panics
+    /// If the velocity has another length.
+    pub fn sgd(sgd: &Sgd, len: usize, velocity: Option<&'a mut [f32]>) -> Self {
+        let [rate, momentum, decay, scale] = [sgd.rate, sgd.momentum, sgd.decay, sgd.scale].map(|x| x as f32);
+        let rule = SgdRule { rate, momentum, nesterov: sgd.nesterov, decay, scale };
+        match velocity {
+            Some(velocity) => {
+                assert_eq!(velocity.len(), len, "velocity");
+                Self { rule: AnyRule::Momentum(rule), state: [Raw::of(velocity); 2], len, own: PhantomData }
+            }
+            None => Self { rule: AnyRule::Sgd(rule), state: [Raw::of(&mut []); 2], len, own: PhantomData },
+        }
+    }
+
+    /// AdamW with the running means of the gradient and of its square.
+    ///
+    /// # Panics
+    /// If these differ in length.
+    pub fn adamw(adamw: &AdamW, [mean, square]: [&'a mut [f32]; 2]) -> Self {
+        let AdamW { rate, betas, epsilon, decay, scale, steps } = *adamw;
+        let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+        let [fix, square_fix] = betas.map(|b| 1.0 - b.powi(steps));
+        let rule = AdamWRule {
+            rate: (rate / fix) as f32,
+            keep: betas.map(|b| b as f32),
+            take: betas.map(|b| (1.0 - b) as f32),
+            square_fix: square_fix as f32,
+            epsilon: epsilon as f32,
+            left: (1.0 - rate * decay) as f32,
+            scale: scale as f32,
+        };
+        let len = mean.len();
+        assert_eq!(square.len(), len, "mean of the squares");
+        Self { rule: AnyRule::AdamW(rule), state: [mean, square].map(Raw::of), len, own: PhantomData }
+    }
+
+    /// Values of the weights.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no weights.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Updates `weights` in place.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other.
+    pub fn step(self, team: &mut Team, weights: &mut [f32], grad: &[f32]) {
+        assert_eq!([weights.len(), grad.len()], [self.len; 2], "weights and gradient of an update");
+        let isa = team.isa;
+        team.chunks(weights, CHUNK, |part, weights| {
+            let (start, len) = (part * CHUNK, weights.len());
+            let new = weights.as_mut_ptr();
+            // SAFETY: chunks do not overlap, of the weights and so of the state.
+            unsafe { self.values(isa, start, Values { old: new, grad: grad[start..].as_ptr(), new, len }) }
+        });
+    }
+
+    /// Turns a whole gradient into the new values of `weights`.
+    pub(super) fn finish(&self, team: &mut Team, weights: &[f32], dw: &mut [f32]) {
+        let isa = team.isa;
+        let (total, dw) = (dw.len(), Raw::of(dw));
+        team.run(total.div_ceil(CHUNK), 0, |part, _| {
+            let start = part * CHUNK;
+            // SAFETY: this part alone has these values.
+            unsafe { self.rows(isa, weights, dw, start, CHUNK.min(total - start)) }
+        });
+    }
+
+    /// Turns values `start..start + len` of a gradient into the new ones of `weights`.
+    ///
+    /// # Safety
+    /// They must exist and be the caller's alone, those of the state too.
+    pub(super) unsafe fn rows(&self, isa: Isa, weights: &[f32], dw: Raw, start: usize, len: usize) {
+        let new = dw.at(start);
+        let values = Values { old: weights[start..start + len].as_ptr(), grad: new, new, len };
+        // SAFETY: the caller's promise.
+        unsafe { self.values(isa, start, values) }
+    }
+
+    /// # Safety
+    /// `values` and those of the state from `start` on must exist and be the caller's alone.
+    unsafe fn values(&self, isa: Isa, start: usize, values: Values) {
+        let [a, b] = self.state.map(|s| s.at(start));
+        match self.rule {
+            AnyRule::Sgd(rule) => isa.run(Step { rule, values, state: [] }),
+            AnyRule::Momentum(rule) => isa.run(Step { rule, values, state: [a] }),
+            AnyRule::AdamW(rule) => isa.run(Step { rule, values, state: [a, b] }),
+        }
+    }
 }
 
 /// `mean = keep mean + (1 - keep) values`, in place.
@@ -85,7 +167,13 @@ pub fn adamw_step(
 /// # Panics
 /// If the sizes do not fit each other.
 pub fn average(team: &mut Team, mean: &mut [f32], values: &[f32], keep: f64) {
-    step(team, &Mean { keep: keep as f32, take: (1.0 - keep) as f32 }, mean, [], values);
+    assert_eq!(mean.len(), values.len(), "mean and values");
+    let (isa, rule) = (team.isa, Mean { keep: keep as f32, take: (1.0 - keep) as f32 });
+    team.chunks(mean, CHUNK, |part, mean| {
+        let new = mean.as_mut_ptr();
+        let values = Values { old: new, grad: values[part * CHUNK..].as_ptr(), new, len: mean.len() };
+        isa.run(Step { rule, values, state: [] });
+    });
 }
 
 /// The sum of the squares, a part at a time in single precision.
@@ -101,10 +189,11 @@ pub fn square_sum(team: &mut Team, values: &[f32]) -> f64 {
 }
 
 /// What becomes of a register of weights and of `N` registers of state with a register of the gradient.
-trait Rule<const N: usize>: Sync {
+trait Rule<const N: usize>: Copy {
     fn apply<V: Vector>(&self, v: V, w: V::Reg, state: [V::Reg; N], g: V::Reg) -> (V::Reg, [V::Reg; N]);
 }
 
+#[derive(Clone, Copy)]
 struct SgdRule {
     rate: f32,
     momentum: f32,
@@ -132,6 +221,7 @@ impl Rule<1> for SgdRule {
     }
 }
 
+#[derive(Clone, Copy)]
 struct AdamWRule {
     /// Learning rate over the mean's bias correction.
     rate: f32,
@@ -158,6 +248,7 @@ impl Rule<2> for AdamWRule {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Mean {
     keep: f32,
     take: f32,
@@ -170,48 +261,36 @@ impl Rule<0> for Mean {
     }
 }
 
-fn step<R: Rule<N>, const N: usize>(
-    team: &mut Team,
-    rule: &R,
-    weights: &mut [f32],
-    state: [&mut [f32]; N],
-    grad: &[f32],
-) {
-    let (isa, n) = (team.isa, weights.len());
-    assert!(grad.len() == n && state.iter().all(|s| s.len() == n), "{n} weights");
-    let state = state.map(Raw::of);
-    team.chunks(weights, CHUNK, |part, weights| {
-        let (start, len) = (part * CHUNK, weights.len());
-        // SAFETY: as the weights' chunks, those of the state do not overlap.
-        let state = state.map(|s| unsafe { s.slice(start, len) });
-        isa.run(Update { rule, weights, state, grad: &grad[start..][..len] });
-    });
+/// Weights, their gradient, and where the new ones go, which may be either.
+struct Values {
+    old: *const f32,
+    grad: *const f32,
+    new: *mut f32,
+    len: usize,
 }
 
-/// A part of an update: all slices have the same length.
-struct Update<'a, R, const N: usize> {
-    rule: &'a R,
-    weights: &'a mut [f32],
-    state: [&'a mut [f32]; N],
-    grad: &'a [f32],
+/// A part of an update; there are as many values of state.
+struct Step<R, const N: usize> {
+    rule: R,
+    values: Values,
+    state: [*mut f32; N],
 }
 
-impl<R: Rule<N>, const N: usize> Job for Update<'_, R, N> {
+impl<R: Rule<N>, const N: usize> Job for Step<R, N> {
     type Out = ();
 
     #[inline(always)]
-    fn run<V: Vector>(mut self, v: V) {
-        let n = self.weights.len();
-        for i in (0..n).step_by(V::LANES) {
-            let lanes = (n - i).min(V::LANES);
-            // SAFETY: all slices have `n` values.
+    fn run<V: Vector>(self, v: V) {
+        let Values { old, grad, new, len } = self.values;
+        for i in (0..len).step_by(V::LANES) {
+            let lanes = (len - i).min(V::LANES);
+            // SAFETY: all have `len` values.
             unsafe {
-                let w = self.weights.as_mut_ptr().add(i);
-                let places = self.state.each_mut().map(|s| s.as_mut_ptr().add(i));
+                let places = self.state.map(|s| s.add(i));
                 let state = places.map(|s| v.load_some(s, lanes));
-                let g = v.load_some(self.grad.as_ptr().add(i), lanes);
-                let (weight, state) = self.rule.apply(v, v.load_some(w, lanes), state, g);
-                v.store_some(w, weight, lanes);
+                let [w, g] = [old, grad].map(|p| v.load_some(p.add(i), lanes));
+                let (weight, state) = self.rule.apply(v, w, state, g);
+                v.store_some(new.add(i), weight, lanes);
                 for (place, state) in places.into_iter().zip(state) {
                     v.store_some(place, state, lanes);
                 }

@@ -20,6 +20,7 @@ use dynet_kernels::backward as kernels;
 use crate::ops::backward::Gradient;
 use crate::ops::forward::{Chance, Context, Note, Pass};
 use crate::ops::graph::{Action, Graph};
+use crate::ops::update::Updates;
 use crate::ops::with_engine;
 
 type Tracked = FloatTensor<Autodiff<Flex>>;
@@ -33,6 +34,8 @@ struct Tape {
     shape: [usize; 4],
     pass: Mutex<Option<Pass>>,
     gradients: Mutex<Vec<Option<FlexTensor>>>,
+    /// Updates that backward makes.
+    updates: Option<Updates>,
 }
 
 /// Logits, and each norm's mean and unbiased variance of the batch.
@@ -46,13 +49,15 @@ pub(crate) struct Outcome {
 /// Runs a net on a batch. `None` where Burn's own operations have to: on another backend, without autodiff, with
 /// gradient checkpointing or for another number type than f32.
 ///
-/// `masks` gives for each node that drops a factor for each of its values, channels first.
+/// `masks` gives for each node that drops a factor for each of its values, channels first. Parameters whose `updates`
+/// backward makes get no gradient.
 pub(crate) fn forward(
     graph: &Arc<Graph>,
     images: &Tensor<4>,
     params: Vec<Tracked>,
     masks: impl FnOnce() -> Vec<Option<Vec<f32>>>,
     temperature: f32,
+    updates: Option<&Updates>,
 ) -> Option<Outcome> {
     let shape = images.dims();
     let [n, c, h, w] = shape;
@@ -70,7 +75,8 @@ pub(crate) fn forward(
         let mut x = arena.take(pixels.len());
         kernels::from_planes(team, pixels, c, h * w, &mut x);
         let gradient: &mut dyn FnMut(usize) -> FlexTensor = &mut |_| unreachable!("forward has no gradients");
-        let mut context = Context { graph, team, arena, params: &slices, gradient };
+        let update: &mut dyn FnMut(usize) -> _ = &mut |_| None;
+        let mut context = Context { graph, team, arena, params: &slices, gradient, update };
         let pass = context.forward(n, x, Chance { masks, temperature });
         let logits = pass.maps[graph.output].as_deref().map(<[f32]>::to_vec);
         (pass, logits)
@@ -86,6 +92,7 @@ pub(crate) fn forward(
         shape,
         pass: Mutex::new(Some(pass)),
         gradients: Mutex::default(),
+        updates: updates.cloned(),
     });
     let classes = graph.sizes[graph.output].c;
     let logits = FlexTensor::from_data(TensorData::new(logits?, [n, classes]));
@@ -187,10 +194,13 @@ impl Tape {
                 _ => FlexTensor::empty(like.layout().shape().clone(), like.dtype()),
             }
         };
+        let update: &mut dyn FnMut(usize) -> _ =
+            &mut |index| self.updates.as_ref()?.take(index, slices[index].len());
         let (grads, d_images) = with_engine(|team, arena| {
             let mut d = arena.take(d_logits.len());
             d.copy_from_slice(d_logits);
-            let mut context = Context { graph: &self.graph, team, arena, params: &slices, gradient };
+            let graph = &self.graph;
+            let mut context = Context { graph, team, arena, params: &slices, gradient, update };
             let (grads, d_images) = context.backward(pass, d, of_images);
             let d_images = d_images.map(|d| {
                 let mut planes = vec![0.0; d.len()];
@@ -200,14 +210,27 @@ impl Tape {
             });
             (grads, d_images)
         })?;
-        let tensor = |(gradient, like): (Option<Gradient>, &FlexTensor)| match gradient? {
-            Gradient::Given(tensor) => Some(tensor),
-            Gradient::Small(values) => {
-                Some(FlexTensor::from_data(TensorData::new(values, like.layout().shape().clone())))
-            }
-        };
-        let all: Vec<_> = grads.params.into_iter().zip(&self.params).map(tensor).collect();
-        last.clone_from(&all);
+        let mut all = Vec::with_capacity(self.params.len());
+        for (index, (gradient, like)) in grads.params.into_iter().zip(&self.params).enumerate() {
+            let own = match gradient {
+                Some(Gradient::Given(tensor)) => Some(tensor),
+                Some(Gradient::Small(values)) => {
+                    Some(FlexTensor::from_data(TensorData::new(values, like.layout().shape().clone())))
+                }
+                Some(Gradient::Updated(values, state)) => {
+                    if let Some(updates) = &self.updates {
+                        updates.done(index, values, state);
+                    }
+                    // The module takes the new values and leaves the memory of the old ones for the next.
+                    last[index] = Some(like.clone());
+                    all.push(None);
+                    continue;
+                }
+                None => None,
+            };
+            last[index].clone_from(&own);
+            all.push(own);
+        }
         drop(last);
         *self.gradients.lock().unwrap_or_else(PoisonError::into_inner) = all;
         d_images.map(|values| FlexTensor::from_data(TensorData::new(values, self.shape)))

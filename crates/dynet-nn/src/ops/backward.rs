@@ -13,6 +13,7 @@ use crate::ops::forward::{
     Context, Note, Pass, Prediction, Way, apply_mask, coefs_of, dense, grouped, map, params_of, way,
 };
 use crate::ops::graph::{Action, Step, point};
+use crate::ops::update::ParamUpdate;
 
 /// Gradients on their way to the front.
 pub(super) struct Gradients {
@@ -28,8 +29,20 @@ pub(super) struct Gradients {
 pub(super) enum Gradient {
     /// Of weights: in the memory that the caller gave.
     Given(FlexTensor),
+    /// Not the gradient but the new values, in the memory that the caller gave, with the new state.
+    Updated(FlexTensor, Vec<FlexTensor>),
     /// Of a value a channel.
     Small(Vec<f32>),
+}
+
+impl Gradient {
+    /// Of memory that a kernel has written, where `update` says with what.
+    fn of(given: FlexTensor, update: Option<ParamUpdate<FlexTensor>>) -> Self {
+        match update {
+            Some(update) => Self::Updated(given, update.state),
+            None => Self::Given(given),
+        }
+    }
 }
 
 impl Context<'_> {
@@ -234,8 +247,12 @@ impl Context<'_> {
         let experts = conv.dynamic.map_or(1, |d| d.experts);
         let coefs = place.map(|place| coefs_of(self.graph, &pass.notes, place, conv.c_out));
         let coefs = coefs.as_deref();
+        let way = way(conv, window);
         let mut given = (self.gradient)(step.params[0]);
         let dw: &mut [f32] = given.storage_mut();
+        // Kernels in groups are small, and updated behind the pass.
+        let mut own = if let Way::Grouped = way { None } else { (self.update)(step.params[0]) };
+        let update = own.as_mut().map(|own| own.kernel(dw.len()));
         let mut d_coefs = self.arena.take(coefs.map_or(0, <[f32]>::len));
         let (mut dx, adds) =
             if wants { self.open(node, pass.images, grads) } else { (self.arena.take(0), false) };
@@ -244,7 +261,7 @@ impl Context<'_> {
             grads.params[step.params[0] + 1] = Some(Gradient::Small(sums));
         }
         let team = &mut *self.team;
-        match (way(conv, window), coefs, note) {
+        match (way, coefs, note) {
             (Way::Grouped, coefs, _) => {
                 let g = grouped(window, conv, weights);
                 g.backward_weights(team, coefs, [x, &dy], dw, &mut d_coefs);
@@ -254,7 +271,7 @@ impl Context<'_> {
             }
             (Way::Fuse, Some(coefs), _) => {
                 let d = dense(window, conv, experts, weights);
-                d.backward_weights_fused(team, coefs, [x, &dy], [dw, &mut d_coefs]);
+                d.backward_weights_fused(team, coefs, [x, &dy], [dw, &mut d_coefs], update);
                 if wants {
                     d.backward_input_fused(team, coefs, &dy, &mut dx, adds);
                 }
@@ -263,7 +280,7 @@ impl Context<'_> {
                 let sizes = [pass.images, experts, conv.c_out];
                 kernels::mix_backward(team, &mut stack, coefs, sizes, &dy, &mut d_coefs);
                 let d = dense(window, conv, 1, weights);
-                d.backward_weights(team, x, &stack, dw);
+                d.backward_weights(team, [x, &stack], dw, update);
                 if wants {
                     d.backward_input(team, &stack, &mut dx, adds);
                 }
@@ -271,14 +288,14 @@ impl Context<'_> {
             }
             _ => {
                 let d = dense(window, conv, 1, weights);
-                d.backward_weights(team, x, &dy, dw);
+                d.backward_weights(team, [x, &dy], dw, update);
                 if wants {
                     d.backward_input(team, &dy, &mut dx, adds);
                 }
             }
         }
         self.arena.give(dy);
-        grads.params[step.params[0]] = Some(Gradient::Given(given));
+        grads.params[step.params[0]] = Some(Gradient::of(given, own));
         if wants {
             grads.maps[node] = Some(dx);
         }
@@ -324,8 +341,11 @@ impl Context<'_> {
         let weights = self.params[param];
         let layer = Dense { window: &window, c_in, c_out, experts: 1, weights };
         let mut given = (self.gradient)(param);
-        layer.backward_weights(self.team, x, dy, given.storage_mut());
-        grads.params[param] = Some(Gradient::Given(given));
+        let dw: &mut [f32] = given.storage_mut();
+        let mut own = (self.update)(param);
+        let update = own.as_mut().map(|own| own.kernel(dw.len()));
+        layer.backward_weights(self.team, [x, dy], dw, update);
+        grads.params[param] = Some(Gradient::of(given, own));
         grads.params[param + 1] = Some(Gradient::Small(kernels::column_sums(self.team, dy, c_out)));
         wants.then(|| {
             let mut dx = self.arena.take(x.len());

@@ -9,6 +9,7 @@ use dynet_net::{CoefActivation, Conv2d, Head, Predictor};
 
 use crate::ops::arena::{Arena, Map};
 use crate::ops::graph::{Action, Graph, Step, point};
+use crate::ops::update::ParamUpdate;
 
 /// Pixels of an image's map up to which experts are mixed, where their number is not the one that the kernels fuse in
 /// registers: then K products of these few pixels cost less than fusing K kernels, and rows of all images share a tile.
@@ -63,6 +64,8 @@ pub(super) struct Context<'a> {
     pub(super) params: &'a [&'a [f32]],
     /// Memory of the size of a parameter for its gradient.
     pub(super) gradient: &'a mut dyn FnMut(usize) -> FlexTensor,
+    /// A parameter's update, where backward is to make it at once.
+    pub(super) update: &'a mut dyn FnMut(usize) -> Option<ParamUpdate<FlexTensor>>,
 }
 
 /// How a convolution is computed.

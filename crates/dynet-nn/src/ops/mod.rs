@@ -9,7 +9,7 @@
 //! - `forward`, `backward`: the steps on a batch; each dynamic convolution is mixed or fused, whichever costs less.
 //! - `arena`: memory of maps, used again from step to step.
 //! - `autodiff`: the node, and one small node for each parameter.
-//! - `update`: the optimizer's updates, each in one pass.
+//! - `update`: the optimizer's updates, in the backward pass or each in a pass of its own.
 
 mod arena;
 mod autodiff;
@@ -26,7 +26,7 @@ use dynet_kernels::backward::Team;
 use self::arena::Arena;
 pub(crate) use self::autodiff::{forward, tracked};
 pub(crate) use self::graph::Graph;
-pub use self::update::{adamw_step, average, sgd_step, square_sum};
+pub use self::update::{ParamUpdate, UpdateRule, Updates, average, square_sum};
 
 /// The threads and the memory of all CPU operations.
 #[derive(Default)]

@@ -1,82 +1,212 @@
-//! The optimizer's updates of one parameter: on Flex each is one pass over the memory, by all threads; elsewhere Burn's
-//! own operations do them.
+//! The optimizer's updates: on Flex each is one pass over the memory, by all threads; elsewhere Burn's own operations do
+//! them. Both ways give the same bits there.
 //!
-//! New values are in the memory of the old ones where nobody else holds it. On Flex both ways give the same bits.
+//! New values are in the memory of the old ones where nobody else holds it. Weights of dense layers need no pass of their
+//! own: backward turns their gradients into new weights while they are in cache ([`Updates`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::module::{ModuleMapper, Param, ParamId};
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorData};
 use dynet_kernels::backward::{self as kernels, AdamW, Sgd, Team};
 
 use crate::ops::with_engine;
 
-/// One update by SGD: the new weights and velocity. Without a velocity it starts at zero; without momentum there is none.
-///
-/// # Panics
-/// Where the tensors differ in length.
-pub fn sgd_step(
-    sgd: &Sgd,
-    weights: Tensor<1>,
-    velocity: Option<Tensor<1>>,
-    grad: Tensor<1>,
-) -> (Tensor<1>, Option<Tensor<1>>) {
-    if sgd.momentum == 0.0 {
-        let kernel =
-            |team: &mut Team, [w]: [&mut [f32]; 1], g: &[f32]| kernels::sgd_step(team, sgd, w, None, g);
-        let [weights] = in_place([weights], grad, kernel, |[weights], grad| {
-            let grad = grad_of(sgd, &weights, grad);
-            [weights - grad.mul_scalar(sgd.rate)]
-        });
-        return (weights, None);
+/// How a parameter is updated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum UpdateRule {
+    /// With a velocity as its state; without momentum there is none.
+    Sgd(Sgd),
+    /// With the running means of the gradient and of its square as its state.
+    AdamW(AdamW),
+}
+
+impl UpdateRule {
+    /// Tensors of state.
+    fn states(self) -> usize {
+        match self {
+            Self::Sgd(sgd) => usize::from(sgd.momentum != 0.0),
+            Self::AdamW(_) => 2,
+        }
     }
-    let velocity = velocity.unwrap_or_else(|| weights.zeros_like());
-    let kernel = |team: &mut Team, [w, v]: [&mut [f32]; 2], g: &[f32]| {
-        kernels::sgd_step(team, sgd, w, Some(v), g);
-    };
-    let [weights, velocity] = in_place([weights, velocity], grad, kernel, |[weights, velocity], grad| {
-        let grad = grad_of(sgd, &weights, grad);
-        let velocity = velocity.mul_scalar(sgd.momentum) + grad.clone();
-        let step = match sgd.nesterov {
-            true => grad + velocity.clone().mul_scalar(sgd.momentum),
-            false => velocity.clone(),
+
+    fn kernel<'a>(self, len: usize, state: impl Iterator<Item = &'a mut [f32]>) -> kernels::Update<'a> {
+        let mut state = state;
+        match (self, state.next(), state.next()) {
+            (Self::AdamW(adamw), Some(mean), Some(square)) => kernels::Update::adamw(&adamw, [mean, square]),
+            (Self::Sgd(sgd), velocity, _) => kernels::Update::sgd(&sgd, len, velocity),
+            _ => unreachable!("AdamW has two means"),
+        }
+    }
+
+    fn with_burn(self, all: Vec<Tensor<1>>, grad: Tensor<1>) -> Vec<Tensor<1>> {
+        let mut all = all.into_iter();
+        let scaled = |grad: Tensor<1>, scale: f64| if scale == 1.0 { grad } else { grad.mul_scalar(scale) };
+        match (self, all.next(), all.next(), all.next()) {
+            (Self::Sgd(sgd), Some(weights), velocity, _) => {
+                let grad = scaled(grad, sgd.scale);
+                let grad = if sgd.decay == 0.0 { grad } else { grad + weights.clone().mul_scalar(sgd.decay) };
+                let velocity = velocity.map(|v| v.mul_scalar(sgd.momentum) + grad.clone());
+                let step = match &velocity {
+                    Some(velocity) if sgd.nesterov => grad + velocity.clone().mul_scalar(sgd.momentum),
+                    Some(velocity) => velocity.clone(),
+                    None => grad,
+                };
+                [weights - step.mul_scalar(sgd.rate)].into_iter().chain(velocity).collect()
+            }
+            (Self::AdamW(adamw), Some(weights), Some(mean), Some(square)) => {
+                let AdamW { rate, betas: [b1, b2], epsilon, decay, scale, steps } = adamw;
+                let grad = scaled(grad, scale);
+                let mean = mean.mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
+                let square = square.mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
+                let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+                let root = square.clone().div_scalar(1.0 - b2.powi(steps)).sqrt().add_scalar(epsilon);
+                let step = mean.clone().mul_scalar(rate / (1.0 - b1.powi(steps))) / root;
+                vec![weights.mul_scalar(1.0 - rate * decay) - step, mean, square]
+            }
+            _ => unreachable!("an update has weights and its rule's state"),
+        }
+    }
+}
+
+/// The next update of one parameter: the rule, and flat tensors of state, none before the first update.
+#[derive(Clone, Debug)]
+pub struct ParamUpdate<T = Tensor<1>> {
+    /// What is to be done.
+    pub rule: UpdateRule,
+    /// SGD's velocity; AdamW's means of the gradient and of its square.
+    pub state: Vec<T>,
+}
+
+impl ParamUpdate {
+    /// New values of flat `weights`, and the new state.
+    ///
+    /// # Panics
+    /// Where the tensors differ in length.
+    pub fn step(mut self, weights: Tensor<1>, grad: Tensor<1>) -> (Tensor<1>, Vec<Tensor<1>>) {
+        self.state.resize_with(self.rule.states(), || weights.zeros_like());
+        let all = [weights].into_iter().chain(self.state).collect();
+        let kernel = |team: &mut Team, all: Vec<&mut [f32]>, grad: &[f32]| {
+            let mut all = all.into_iter();
+            if let Some(weights) = all.next() {
+                self.rule.kernel(weights.len(), all).step(team, weights, grad);
+            }
         };
-        [weights - step.mul_scalar(sgd.rate), velocity]
-    });
-    (weights, Some(velocity))
-}
+        let mut all = in_place(all, grad, kernel, |all, grad| self.rule.with_burn(all, grad));
+        (all.remove(0), all)
+    }
 
-/// The scaled gradient and the decay, on Burn's operations.
-fn grad_of(sgd: &Sgd, weights: &Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
-    let grad = if sgd.scale == 1.0 { grad } else { grad.mul_scalar(sgd.scale) };
-    if sgd.decay == 0.0 { grad } else { grad + weights.clone().mul_scalar(sgd.decay) }
-}
-
-/// One update by AdamW: the new weights, and the new running means of the gradient and of its square, which start at
-/// zero.
-///
-/// # Panics
-/// Where the tensors differ in length.
-pub fn adamw_step(
-    adamw: &AdamW,
-    weights: Tensor<1>,
-    moments: Option<[Tensor<1>; 2]>,
-    grad: Tensor<1>,
-) -> (Tensor<1>, [Tensor<1>; 2]) {
-    let [mean, square] = moments.unwrap_or_else(|| [weights.zeros_like(), weights.zeros_like()]);
-    let kernel = |team: &mut Team, [w, mean, square]: [&mut [f32]; 3], g: &[f32]| {
-        kernels::adamw_step(team, adamw, w, [mean, square], g);
-    };
-    let [weights, mean, square] =
-        in_place([weights, mean, square], grad, kernel, |[weights, mean, square], grad| {
-            let AdamW { rate, betas: [b1, b2], epsilon, decay, scale, steps } = *adamw;
-            let grad = grad.mul_scalar(scale);
-            let mean = mean.mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
-            let square = square.mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
-            let steps = i32::try_from(steps).unwrap_or(i32::MAX);
-            let root = square.clone().div_scalar(1.0 - b2.powi(steps)).sqrt().add_scalar(epsilon);
-            let step = mean.clone().mul_scalar(rate / (1.0 - b1.powi(steps))) / root;
-            [weights.mul_scalar(1.0 - rate * decay) - step, mean, square]
+    /// The same on Flex, for weights of `len` values; `None` where it has tensors of another backend.
+    fn on_flex(&self, len: usize) -> Option<ParamUpdate<FlexTensor>> {
+        let state = self.state.iter().map(|t| t.clone().try_into_primitive::<Flex>().ok());
+        let mut state = state.collect::<Option<Vec<_>>>()?;
+        state.resize_with(self.rule.states(), || {
+            FlexTensor::from_data(TensorData::new(vec![0.0_f32; len], [len]))
         });
-    (weights, [mean, square])
+        Some(ParamUpdate { rule: self.rule, state })
+    }
+}
+
+impl ParamUpdate<FlexTensor> {
+    /// For a kernel that makes the gradient of `len` weights.
+    pub(super) fn kernel(&mut self, len: usize) -> kernels::Update<'_> {
+        self.rule.kernel(len, self.state.iter_mut().map(FlexTensor::storage_mut))
+    }
+}
+
+/// What becomes of one parameter in a step.
+#[derive(Debug)]
+enum Slot {
+    Waiting(ParamUpdate),
+    /// The new values and state are there.
+    Done(FlexTensor, Vec<FlexTensor>),
+    /// A pass is at it.
+    Taken,
+}
+
+/// The updates of a module's parameters in one step, by parameter.
+///
+/// [`NetModule::forward_updating`](crate::NetModule::forward_updating) hands them to the backward pass, which makes those
+/// that it can; [`NetModule::update`](crate::NetModule::update) makes the others, and gives the module the new values.
+#[derive(Clone, Debug)]
+pub struct Updates {
+    ids: Arc<[ParamId]>,
+    slots: Arc<Mutex<Vec<Slot>>>,
+}
+
+impl Updates {
+    /// Of parameters in the order of the module's.
+    pub(crate) fn new(ids: Vec<ParamId>, of: impl FnMut(ParamId) -> ParamUpdate) -> Self {
+        let slots = ids.iter().copied().map(of).map(Slot::Waiting).collect();
+        Self { ids: ids.into(), slots: Arc::new(Mutex::new(slots)) }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a parameter's update, for a pass that is about to make it.
+    pub(super) fn take(&self, index: usize, len: usize) -> Option<ParamUpdate<FlexTensor>> {
+        let mut slots = self.slots();
+        let slot = slots.get_mut(index)?;
+        let Slot::Waiting(update) = slot else { return None };
+        let mut update = update.on_flex(len)?;
+        // Nobody else may hold the state: it would be copied.
+        *slot = Slot::Taken;
+        update.state = update.state.into_iter().map(whole).collect();
+        Some(update)
+    }
+
+    /// Leaves what a pass made of a parameter.
+    pub(super) fn done(&self, index: usize, values: FlexTensor, state: Vec<FlexTensor>) {
+        if let Some(slot) = self.slots().get_mut(index) {
+            *slot = Slot::Done(values, state);
+        }
+    }
+
+    /// Makes the updates that no pass has made.
+    pub(crate) fn apply(self, grads: GradientsParams) -> Apply {
+        let slots = std::mem::take(&mut *self.slots());
+        Apply { slots: self.ids.iter().copied().zip(slots).collect(), grads, states: HashMap::new() }
+    }
+}
+
+/// Gives parameters their new values.
+pub(crate) struct Apply {
+    slots: HashMap<ParamId, Slot>,
+    grads: GradientsParams,
+    /// The new state.
+    pub(crate) states: HashMap<ParamId, Vec<Tensor<1>>>,
+}
+
+impl ModuleMapper for Apply {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(slot) = self.slots.remove(&param.id) else { return param };
+        let (id, tensor, mapper) = param.consume();
+        let tensor = match (slot, self.grads.remove::<D>(id)) {
+            (Slot::Done(values, state), _) => {
+                self.states.insert(id, state.into_iter().map(Tensor::from_primitive::<Flex>).collect());
+                Tensor::from_inner(Tensor::from_primitive::<Flex>(values)).require_grad()
+            }
+            (Slot::Waiting(update), Some(grad)) => {
+                let shape = tensor.dims();
+                let len = shape.iter().product::<usize>();
+                let (values, state) = update.step(tensor.inner().reshape([len]), grad.reshape([len]));
+                self.states.insert(id, state);
+                Tensor::from_inner(values.reshape(shape)).require_grad()
+            }
+            (Slot::Waiting(update), None) => {
+                self.states.insert(id, update.state);
+                tensor
+            }
+            (Slot::Taken, _) => tensor,
+        };
+        Param::from_mapped_value(id, tensor, mapper)
+    }
 }
 
 /// `keep mean + (1 - keep) values`: a step of a running mean.
@@ -84,13 +214,14 @@ pub fn adamw_step(
 /// # Panics
 /// Where the tensors differ in length.
 pub fn average(mean: Tensor<1>, values: Tensor<1>, keep: f64) -> Tensor<1> {
-    let kernel = |team: &mut Team, [mean]: [&mut [f32]; 1], values: &[f32]| {
-        kernels::average(team, mean, values, keep);
+    let kernel = |team: &mut Team, mean: Vec<&mut [f32]>, values: &[f32]| {
+        mean.into_iter().for_each(|mean| kernels::average(team, mean, values, keep));
     };
-    let [mean] = in_place([mean], values, kernel, |[mean], values| {
-        [mean.mul_scalar(keep) + values.mul_scalar(1.0 - keep)]
-    });
-    mean
+    let burn = |mean: Vec<Tensor<1>>, values: Tensor<1>| {
+        let values = values.mul_scalar(1.0 - keep);
+        mean.into_iter().map(|mean| mean.mul_scalar(keep) + values.clone()).collect()
+    };
+    in_place(vec![mean], values, kernel, burn).remove(0)
 }
 
 /// The sum of the squares of all values.
@@ -106,15 +237,13 @@ pub fn square_sum(values: Tensor<1>) -> f64 {
     f64::from(sum)
 }
 
-type Primitive = burn::backend::flex::FlexTensor;
-
 /// Changes tensors in their own memory with a kernel where they are Flex's, of f32; else `burn` makes the new ones.
-fn in_place<const N: usize>(
-    tensors: [Tensor<1>; N],
+fn in_place(
+    tensors: Vec<Tensor<1>>,
     grad: Tensor<1>,
-    kernel: impl FnOnce(&mut Team, [&mut [f32]; N], &[f32]),
-    burn: impl FnOnce([Tensor<1>; N], Tensor<1>) -> [Tensor<1>; N],
-) -> [Tensor<1>; N] {
+    kernel: impl FnOnce(&mut Team, Vec<&mut [f32]>, &[f32]),
+    burn: impl FnOnce(Vec<Tensor<1>>, Tensor<1>) -> Vec<Tensor<1>>,
+) -> Vec<Tensor<1>> {
     let flex = |t: &Tensor<1>| t.dtype() == DType::F32 && t.clone().try_into_primitive::<Flex>().is_ok();
     if !(tensors.iter().all(flex) && flex(&grad)) {
         return burn(tensors, grad);
@@ -123,20 +252,20 @@ fn in_place<const N: usize>(
         t.try_into_primitive::<Flex>()
             .unwrap_or_else(|_| unreachable!("this was seen to be a tensor of Flex"))
     };
-    let mut tensors = tensors.map(|t| whole(primitive(t)));
+    let mut tensors: Vec<_> = tensors.into_iter().map(|t| whole(primitive(t))).collect();
     let grad = primitive(grad).to_contiguous();
     if let Some(grad) = grad.as_slice::<f32>() {
-        with_engine(|team, _| kernel(team, tensors.each_mut().map(|t| t.storage_mut()), grad));
+        with_engine(|team, _| kernel(team, tensors.iter_mut().map(|t| t.storage_mut()).collect(), grad));
     }
-    tensors.map(Tensor::from_primitive::<Flex>)
+    tensors.into_iter().map(Tensor::from_primitive::<Flex>).collect()
 }
 
 /// A tensor whose storage is its values in order, and nothing else.
-fn whole(tensor: Primitive) -> Primitive {
+fn whole(tensor: FlexTensor) -> FlexTensor {
     let len = tensor.layout().num_elements();
     if tensor.layout().contiguous_offsets() == Some((0, len)) && tensor.bytes().len() == 4 * len {
         return tensor;
     }
     let values = tensor.to_contiguous().as_slice::<f32>().map(<[f32]>::to_vec).unwrap_or_default();
-    Primitive::from_data(TensorData::new(values, [len]))
+    FlexTensor::from_data(TensorData::new(values, [len]))
 }
