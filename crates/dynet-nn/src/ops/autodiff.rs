@@ -20,7 +20,7 @@ use dynet_kernels::backward as kernels;
 use crate::ops::backward::Gradient;
 use crate::ops::forward::{Chance, Context, Note, Pass};
 use crate::ops::graph::{Action, Graph};
-use crate::ops::update::Updates;
+use crate::ops::update::{Updates, is_whole};
 use crate::ops::with_engine;
 
 type Tracked = FloatTensor<Autodiff<Flex>>;
@@ -190,7 +190,11 @@ impl Tape {
             let like = &self.params[index];
             // Nobody else holds it when the count says so: then its memory is used again.
             match last[index].take() {
-                Some(old) if old.is_unique() && old.layout().shape() == like.layout().shape() => old,
+                Some(old)
+                    if old.is_unique() && is_whole(&old) && old.layout().shape() == like.layout().shape() =>
+                {
+                    old
+                }
                 _ => FlexTensor::empty(like.layout().shape().clone(), like.dtype()),
             }
         };

@@ -260,12 +260,18 @@ fn in_place(
     tensors.into_iter().map(Tensor::from_primitive::<Flex>).collect()
 }
 
-/// A tensor whose storage is its values in order, and nothing else.
-fn whole(tensor: FlexTensor) -> FlexTensor {
+/// Whether a tensor's storage is its values in order, and nothing else.
+pub(super) fn is_whole(tensor: &FlexTensor) -> bool {
     let len = tensor.layout().num_elements();
-    if tensor.layout().contiguous_offsets() == Some((0, len)) && tensor.bytes().len() == 4 * len {
+    tensor.layout().contiguous_offsets() == Some((0, len)) && tensor.bytes().len() == 4 * len
+}
+
+/// The tensor, copied where it is not whole.
+fn whole(tensor: FlexTensor) -> FlexTensor {
+    if is_whole(&tensor) {
         return tensor;
     }
+    let len = tensor.layout().num_elements();
     let values = tensor.to_contiguous().as_slice::<f32>().map(<[f32]>::to_vec).unwrap_or_default();
     FlexTensor::from_data(TensorData::new(values, [len]))
 }
