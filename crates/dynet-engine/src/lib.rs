@@ -42,4 +42,4 @@ pub use dynet_kernels::{Isa, Kernel, Storage, UnknownIsa, kernels};
 pub use error::{PlanError, RunError};
 pub use peaks::Peaks;
 pub use plan::{LayerInfo, Options, Plan};
-pub use session::Session;
+pub use session::{Session, StepTime};

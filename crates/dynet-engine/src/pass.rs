@@ -29,7 +29,15 @@ pub(crate) struct Pass<'a> {
     pub(crate) planes: &'a [f32],
     pub(crate) images: usize,
     /// Receives the time of each step.
-    pub(crate) nanos: Option<&'a [AtomicU64]>,
+    pub(crate) clocks: Option<&'a [StepClock]>,
+}
+
+/// Nanoseconds of one step.
+#[derive(Debug, Default)]
+pub(crate) struct StepClock {
+    pub(crate) step: AtomicU64,
+    /// Of fusing, summed over the threads.
+    pub(crate) fusing: AtomicU64,
 }
 
 impl Pass<'_> {
@@ -49,7 +57,8 @@ impl Pass<'_> {
             planes: self.planes,
             layout: &plan.cut.layout,
             arena,
-            timed: self.nanos.is_some(),
+            timed: self.clocks.is_some(),
+            fusing: None,
             ahead: Some(Ahead::new(&plan.stream, &plan.steps)),
             scratch,
             pool: Some(pool),
@@ -101,7 +110,8 @@ impl Pass<'_> {
             planes: &self.planes[image * len..][..len],
             layout: &plan.layout,
             arena,
-            timed: self.nanos.is_some(),
+            timed: self.clocks.is_some(),
+            fusing: None,
             // The images of a batch find the weights of the first ones in the cache.
             ahead: (self.images == 1).then(|| Ahead::new(&plan.stream, &plan.steps)),
             scratch,
@@ -110,16 +120,19 @@ impl Pass<'_> {
     }
 
     /// Runs steps of which `at_once` threads run one each.
-    fn steps(&self, mut frame: Frame<'_>, range: Range<usize>, at_once: usize) {
+    fn steps<'f>(&'f self, mut frame: Frame<'f>, range: Range<usize>, at_once: usize) {
         for at in range {
-            let start = self.nanos.map(|_| Instant::now());
+            let start = self.clocks.map(|_| Instant::now());
+            frame.fusing = self.clocks.map(|clocks| &clocks[at].fusing);
             if let Some(ahead) = &mut frame.ahead {
                 ahead.enter(at);
             }
             frame.step(&self.plan.steps[at]);
-            if let (Some(start), Some(nanos)) = (start, self.nanos) {
+            if let (Some(start), Some(clocks)) = (start, self.clocks) {
                 // Relaxed: a sum that is read after all threads have joined.
-                nanos[at].fetch_add(start.elapsed().as_nanos() as u64 / at_once as u64, Ordering::Relaxed);
+                clocks[at]
+                    .step
+                    .fetch_add(start.elapsed().as_nanos() as u64 / at_once as u64, Ordering::Relaxed);
             }
         }
     }

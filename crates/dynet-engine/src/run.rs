@@ -1,6 +1,7 @@
 //! Runs one step after the other: cuts outputs into tiles and hands them to threads.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 
 use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
@@ -37,6 +38,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) ahead: Option<Ahead<'a>>,
     /// Whether each step is timed.
     pub(crate) timed: bool,
+    /// Receives the time of fusing in the step that runs.
+    pub(crate) fusing: Option<&'a AtomicU64>,
     /// A piece for each thread.
     pub(crate) scratch: &'a mut [f32],
     /// Threads to share the work with; none for a thread that runs an image by itself.
@@ -163,6 +166,7 @@ impl Frame<'_> {
         let scratch = PerThread::new(self.scratch, threads);
         let scratch_len = conv_scratch_len(c);
         let ahead = &self.ahead;
+        let fusing = self.fusing;
         let order = if c.panel_major { Order::Channels } else { Order::Pixels };
         let pool = self.pool.as_deref_mut();
         tiles(pool, &grid, order, step.cost_ns * images, |image, pixel, channel, thread| {
@@ -179,9 +183,9 @@ impl Frame<'_> {
                         let x = Pixels::new(reader.vector(image), gate.x.channels);
                         coefficients(isa, gate, panel, x, &mut [], to);
                     }
-                    Coefs::blocked(coefs, c.weights.nr(), first)
+                    Coefs::blocked(coefs, c.weights.nr(), first).timed(fusing)
                 }
-                _ => head.coefs(reader.vector(image), c.weights.nr()),
+                _ => head.coefs(reader.vector(image), c.weights.nr()).timed(fusing),
             });
             let residual = residual.as_ref().map(|r| r.pixels(image));
             let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
@@ -192,8 +196,8 @@ impl Frame<'_> {
                     let Some((e, head)) = &expand else {
                         return grouped(isa, &c, scratch, &mut tile, sums);
                     };
-                    let coefs =
-                        e.head.as_ref().zip(*head).map(|(head, r)| head.coefs(r.vector(image), weights.nr()));
+                    let coefs = e.head.as_ref().zip(*head);
+                    let coefs = coefs.map(|(h, r)| h.coefs(r.vector(image), weights.nr()).timed(fusing));
                     let epilogue = Epilogue { bias: Some(&e.bias), residual: None, act: e.act };
                     let weights = &e.weights;
                     let product =

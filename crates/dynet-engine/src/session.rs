@@ -1,7 +1,6 @@
 //! A caller's memory and threads.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use dynet_kernels::{Buffer, PerThread, Pool};
@@ -9,9 +8,18 @@ use dynet_net::NodeId;
 
 use crate::blocks::MAX_IMAGES;
 use crate::error::RunError;
-use crate::pass::{Memory, Pass};
+use crate::pass::{Memory, Pass, StepClock};
 use crate::plan::Plan;
 use crate::step::View;
+
+/// Time of one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepTime {
+    /// From its begin to its end.
+    pub total: Duration,
+    /// Of fusing kernels, in the mean of all threads.
+    pub fusing: Duration,
+}
 
 /// Runs images through a [`Plan`].
 ///
@@ -78,7 +86,7 @@ impl Session {
     ///
     /// # Panics
     /// If there are not as many times as steps.
-    pub fn run_timed(&mut self, images: &[f32], times: &mut [Duration]) -> Result<&[f32], RunError> {
+    pub fn run_timed(&mut self, images: &[f32], times: &mut [StepTime]) -> Result<&[f32], RunError> {
         assert_eq!(times.len(), self.plan.steps.len(), "one time for each step");
         self.pieces(images, Some(times), |_, _, _| {})?;
         Ok(&self.logits)
@@ -122,7 +130,7 @@ impl Session {
     fn pieces(
         &mut self,
         images: &[f32],
-        times: Option<&mut [Duration]>,
+        times: Option<&mut [StepTime]>,
         mut look: impl FnMut(usize, NodeId, &[f32]),
     ) -> Result<(), RunError> {
         let shape = self.plan.net.input();
@@ -132,12 +140,12 @@ impl Session {
         }
         let n = images.len() / shape.len();
         self.reserve(n);
-        let nanos: Option<Vec<AtomicU64>> =
-            times.as_ref().map(|times| times.iter().map(|_| AtomicU64::new(0)).collect());
+        let clocks: Option<Vec<StepClock>> =
+            times.as_ref().map(|times| times.iter().map(|_| StepClock::default()).collect());
         for (piece, planes) in images.chunks(MAX_IMAGES * shape.len()).enumerate() {
             let first = piece * MAX_IMAGES;
             self.last = planes.len() / shape.len();
-            let pass = Pass { plan: &self.plan, planes, images: self.last, nanos: nanos.as_deref() };
+            let pass = Pass { plan: &self.plan, planes, images: self.last, clocks: clocks.as_deref() };
             pass.run(&mut Memory {
                 lanes: &mut self.lanes,
                 arena: &mut self.arena,
@@ -152,8 +160,10 @@ impl Session {
                 }
             }
         }
-        for (time, nanos) in times.into_iter().flatten().zip(nanos.into_iter().flatten()) {
-            *time += Duration::from_nanos(nanos.into_inner());
+        let threads = self.pool.threads() as u64;
+        for (time, clock) in times.into_iter().flatten().zip(clocks.into_iter().flatten()) {
+            time.total += Duration::from_nanos(clock.step.into_inner());
+            time.fusing += Duration::from_nanos(clock.fusing.into_inner() / threads);
         }
         Ok(())
     }

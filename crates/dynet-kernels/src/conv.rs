@@ -1,7 +1,7 @@
 //! Dense convolutions and fully connected layers: the product of pixels with packed, fused weights.
 
 use crate::activation::Activation;
-use crate::generic::fuse::FusePanel;
+use crate::generic::fuse::{FusePanel, fuse};
 use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source, pace};
 use crate::generic::matvec::MatVec;
 use crate::geometry::Taps;
@@ -171,7 +171,7 @@ pub fn conv_ahead(
                 Data::F32(data) if c.is_plain() => &data[(panel * k + from) * nr..(panel * k + rows[1]) * nr],
                 _ => {
                     let (coefs, row_scale) = (c.coefs, c.input_scale);
-                    isa.run(FusePanel { panels: w, panel, rows, coefs, row_scale, dynamic: scratch });
+                    fuse(isa, FusePanel { panels: w, panel, rows, coefs, row_scale, dynamic: scratch });
                     &scratch[..(rows[1] - from) * nr]
                 }
             };

@@ -1,6 +1,6 @@
 //! Convolutions whose groups are narrow: depthwise ones, and those of a few channels a group.
 
-use crate::generic::fuse::FusePanel;
+use crate::generic::fuse::{FusePanel, fuse};
 use crate::generic::grouped::GroupedPanel;
 use crate::geometry::Geometry;
 use crate::isa::Isa;
@@ -118,14 +118,8 @@ pub fn grouped(
         let packed = match &w.data {
             Data::F32(data) if w.experts() == 1 && c.coefs.is_none() => &data[panel * k * nr..][..k * nr],
             _ => {
-                isa.run(FusePanel {
-                    panels: w,
-                    panel,
-                    rows: [0, k],
-                    coefs: c.coefs,
-                    row_scale: None,
-                    dynamic: scratch,
-                });
+                let (rows, coefs) = ([0, k], c.coefs);
+                fuse(isa, FusePanel { panels: w, panel, rows, coefs, row_scale: None, dynamic: scratch });
                 &scratch[..k * nr]
             }
         };

@@ -1,5 +1,7 @@
 //! Checked views of the arguments that kernels share.
 
+use std::sync::atomic::AtomicU64;
+
 use crate::activation::Activation;
 
 /// Pixels of an image, channels last: channel `c` of pixel `p` is `data[p * ld + c]`.
@@ -38,6 +40,7 @@ pub struct Coefs<'a> {
     channels: usize,
     /// First panel of coefficients that lie panel by panel.
     blocked: Option<usize>,
+    clock: Option<&'a AtomicU64>,
 }
 
 impl<'a> Coefs<'a> {
@@ -48,7 +51,7 @@ impl<'a> Coefs<'a> {
     pub fn new(data: &'a [f32], channels: usize) -> Self {
         let whole = channels > 0 && data.len().is_multiple_of(channels);
         assert!(whole, "{} coefficients are no multiple of {channels} channels", data.len());
-        Self { data, channels, blocked: None }
+        Self { data, channels, blocked: None, clock: None }
     }
 
     /// Coefficients as panels of `nr` channels need them, `[panels][experts][nr]`, from panel `first` of the weights on.
@@ -57,6 +60,16 @@ impl<'a> Coefs<'a> {
     /// If `data` is no multiple of `nr`.
     pub fn blocked(data: &'a [f32], nr: usize, first: usize) -> Self {
         Self { blocked: Some(first), ..Self::new(data, nr) }
+    }
+
+    /// Adds to `clock` the nanoseconds that threads take to fuse with these coefficients, and some 50 each time to measure.
+    pub fn timed(self, clock: Option<&'a AtomicU64>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Where the time of fusing goes.
+    pub(crate) fn clock(&self) -> Option<&'a AtomicU64> {
+        self.clock
     }
 
     /// First panel of coefficients that lie panel by panel; `None` for `[experts][channels]`.

@@ -6,7 +6,7 @@
 //! panel and strip of rows, some 100 operations for a kernel, where the transformed fixed kernels would be 16/9 to 4
 //! times as much memory to read, and their rounding to bf16 would be blown up by the transforms behind.
 
-use crate::generic::fuse::FusePanel;
+use crate::generic::fuse::{self, FusePanel};
 use crate::generic::gemm::Ahead;
 use crate::generic::positions::Product;
 use crate::generic::winograd::{Inputs, Kernels, Outputs, Tiles, kernel};
@@ -343,14 +343,8 @@ impl WinogradConv<'_> {
         let [_, _, step] = sizes.positions(0);
         let (transformed, fused) = kernels.split_at_mut(N * N * step);
         let rows = channels.map(|c| c * 9);
-        isa.run(FusePanel {
-            panels: self.weights,
-            panel,
-            rows,
-            coefs: self.coefs,
-            row_scale: None,
-            dynamic: fused,
-        });
+        let (panels, coefs) = (self.weights, self.coefs);
+        fuse::fuse(isa, FusePanel { panels, panel, rows, coefs, row_scale: None, dynamic: fused });
         let (fused, channels) = (fused.as_ptr(), channels[1] - channels[0]);
         isa.run(Kernels::<N> { fused, channels, step, out: transformed.as_mut_ptr() });
         self.behind(panel, rows)

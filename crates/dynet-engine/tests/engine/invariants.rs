@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::common::{Random, weights};
-use dynet_engine::{Options, Plan, Session, Storage};
+use dynet_engine::{Options, Plan, Session, StepTime, Storage};
 use dynet_net::zoo::{self, ZooOptions};
 use dynet_net::{DynamicOptions, Net, Op, Weights};
 
@@ -134,5 +134,29 @@ fn narrower_experts_have_the_same_bits_in_any_batch() {
         let apart: Vec<f32> =
             images.chunks(net.input().len()).flat_map(|i| alone.run(i).unwrap().to_vec()).collect();
         assert_eq!(together, apart);
+    }
+}
+
+#[test]
+fn timing_changes_no_bit_and_tells_fusing_apart() {
+    for name in ["mobilenet_v3_small", "dy_resnet50"] {
+        let net = net(name, [49, 64]);
+        let weights = weights(&net, 1);
+        for (batch, threads) in [(1, 1), (1, 2), (3, 2)] {
+            let images = Random(2).values(batch * net.input().len());
+            let mut session = session(&net, &weights, &Options::default(), threads);
+            let want = session.run(&images).unwrap().to_vec();
+            let layers = session.plan().layers();
+            let mut times = vec![StepTime::default(); layers.len()];
+            assert_eq!(session.run_timed(&images, &mut times).unwrap(), want, "{name}");
+            for (layer, time) in layers.iter().zip(&times) {
+                let label = format!("{name}, batch {batch}, {}, {}: {time:?}", layer.name, layer.algorithm);
+                // A joined layer has the time of both; kernels of one pixel are fused while they multiply.
+                let fuses = layer.fusion_madds > 0 && layer.output.pixels() > 1;
+                assert!(time.fusing.is_zero() || layer.fusion_madds > 0, "{label}");
+                assert!(!fuses || !time.fusing.is_zero(), "{label}");
+                assert!(time.fusing <= time.total, "{label}");
+            }
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! `fuse`: the left side of Eq. 2, a panel of output channels at a time.
 
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::isa::Isa;
 use crate::panels::{Data, Panels};
 use crate::vector::{Job, Vector};
 use crate::view::Coefs;
@@ -21,6 +25,16 @@ pub(crate) struct FusePanel<'a> {
     pub(crate) row_scale: Option<&'a [f32]>,
     /// `[rows][nr]`.
     pub(crate) dynamic: &'a mut [f32],
+}
+
+/// Fuses, by the clock of the coefficients if they have one.
+#[inline]
+pub(crate) fn fuse(isa: Isa, job: FusePanel<'_>) {
+    let Some(clock) = job.coefs.and_then(|c| c.clock()) else { return isa.run(job) };
+    let start = Instant::now();
+    isa.run(job);
+    // Relaxed: a sum that is read after all threads have joined.
+    clock.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
 }
 
 impl Job for FusePanel<'_> {

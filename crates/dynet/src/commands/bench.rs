@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dynet_engine::{Peaks, Plan, Session};
+use dynet_engine::{Peaks, Plan, Session, StepTime};
 use dynet_net::Net;
 use dynet_nn::DeviceName;
 use serde::Serialize;
@@ -237,16 +237,27 @@ fn describe(r: &Record) -> String {
 fn layers(session: &mut Session, floor: &Floor, images: &[f32], runs: usize) -> Result<String, Fault> {
     let layers = session.plan().layers();
     let batch = images.len() / session.plan().net().input().len();
-    let mut times = vec![Duration::ZERO; layers.len()];
+    let mut times = vec![StepTime::default(); layers.len()];
     for _ in 0..runs {
         session.run_timed(images, &mut times).input()?;
     }
-    let head = ["<layer", "<algorithm", "<output", ">us", ">GFLOP/s", ">KiB weights", ">KiB maps", ">floor"];
+    let head = [
+        "<layer",
+        "<algorithm",
+        "<output",
+        ">us",
+        ">fusing us",
+        ">GFLOP/s",
+        ">KiB weights",
+        ">KiB maps",
+        ">floor",
+    ];
     let mut table = Table::new(&head);
-    let (mut total, mut predictors) = (0.0, 0.0);
+    let (mut total, mut predictors, mut fusion) = (0.0, 0.0, 0.0);
     for (layer, time) in layers.iter().zip(&times) {
-        let seconds = time.as_secs_f64() / runs as f64;
+        let [seconds, fusing] = [time.total, time.fusing].map(|t| t.as_secs_f64() / runs as f64);
         total += seconds;
+        fusion += fusing;
         predictors += if layer.is_predictor { seconds } else { 0.0 };
         let flop = 2.0 * (layer.madds + layer.fusion_madds) as f64 * batch as f64;
         let share = 100.0 * floor.layer(layer, batch) / seconds;
@@ -256,6 +267,7 @@ fn layers(session: &mut Session, floor: &Floor, images: &[f32], runs: usize) -> 
             layer.algorithm.to_owned(),
             layer.output.to_string(),
             format!("{:.1}", seconds * 1e6),
+            if layer.fusion_madds > 0 { format!("{:.1}", fusing * 1e6) } else { String::new() },
             or_blank(format!("{:.0}", flop / seconds / 1e9)),
             or_blank(grouped(layer.weight_bytes as u64 / 1024)),
             grouped(layer.map_bytes as u64 * batch as u64 / 1024),
@@ -263,9 +275,10 @@ fn layers(session: &mut Session, floor: &Floor, images: &[f32], runs: usize) -> 
         ]);
     }
     let note = format!(
-        "all layers {:.1} us, of which predictors {:.1}; floor: share of the layer's own\n",
+        "all layers {:.1} us, of which predictors {:.1} and fusing {:.1}; floor: share of the layer's own\n",
         total * 1e6,
-        predictors * 1e6
+        predictors * 1e6,
+        fusion * 1e6
     );
     Ok(format!("\n{}\n{note}", table.draw()))
 }
