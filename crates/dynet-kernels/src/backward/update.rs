@@ -104,13 +104,8 @@ impl<'a> Update<'a> {
     }
 
     /// Values of the weights.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
-    }
-
-    /// Whether there are no weights.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Updates `weights` in place.

@@ -275,3 +275,36 @@ fn whole(tensor: FlexTensor) -> FlexTensor {
     let values = tensor.to_contiguous().as_slice::<f32>().map(<[f32]>::to_vec).unwrap_or_default();
     FlexTensor::from_data(TensorData::new(values, [len]))
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn burns_operations_give_the_bits_of_the_kernels() {
+        let tensor = |seed: usize| {
+            let values: Vec<f32> = (0..37).map(|i| ((i * 31 + seed * 17) % 101) as f32 / 70.0).collect();
+            Tensor::<1>::from_data(values.as_slice(), &Device::flex())
+        };
+        let sgd = Sgd { rate: 0.07, momentum: 0.9, nesterov: true, decay: 0.013, scale: 0.3 };
+        let adamw =
+            AdamW { rate: 0.07, betas: [0.9, 0.99], epsilon: 1e-3, decay: 0.013, scale: 0.3, steps: 3 };
+        for rule in [
+            UpdateRule::Sgd(sgd),
+            UpdateRule::Sgd(Sgd { nesterov: false, decay: 0.0, scale: 1.0, ..sgd }),
+            UpdateRule::Sgd(Sgd { momentum: 0.0, ..sgd }),
+            UpdateRule::AdamW(adamw),
+        ] {
+            let state: Vec<_> = (2..2 + rule.states()).map(tensor).collect();
+            let (weights, new) = ParamUpdate { rule, state: state.clone() }.step(tensor(0), tensor(1));
+            let own = [weights].into_iter().chain(new);
+            let burn = rule.with_burn([tensor(0)].into_iter().chain(state).collect(), tensor(1));
+            assert_eq!(burn.len(), 1 + rule.states(), "{rule:?}");
+            for (own, burn) in own.zip(burn) {
+                assert_eq!(own.into_data(), burn.into_data(), "{rule:?}");
+            }
+        }
+    }
+}
