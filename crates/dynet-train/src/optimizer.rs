@@ -90,16 +90,29 @@ impl Optimizer {
     }
 
     /// Takes over the state of [`Optimizer::save`]. Names of other things are left alone.
-    pub(crate) fn restore(&mut self, state: &BTreeMap<String, Vec<f32>>, steps: usize, device: &Device) {
+    ///
+    /// # Errors
+    /// What was expected and what was found, where a state has not the size of its parameter.
+    pub(crate) fn restore(
+        &mut self,
+        state: &BTreeMap<String, Vec<f32>>,
+        steps: usize,
+        device: &Device,
+    ) -> Result<(), String> {
         self.steps = steps;
         for (id, spec) in &self.specs {
             for slot in [VELOCITY, MEAN, SQUARE, EMA] {
-                if let Some(values) = state.get(&format!("{slot}/{}", spec.name)) {
-                    let data = TensorData::new(values.clone(), [values.len()]);
-                    self.state.insert((slot, *id), Tensor::from_data(data, device));
+                let name = format!("{slot}/{}", spec.name);
+                let Some(values) = state.get(&name) else { continue };
+                let (expected, got) = (spec.shape.iter().product::<usize>(), values.len());
+                if got != expected {
+                    return Err(format!("optimizer/{name}: expected {expected} values, got {got}"));
                 }
+                let data = TensorData::new(values.clone(), [got]);
+                self.state.insert((slot, *id), Tensor::from_data(data, device));
             }
         }
+        Ok(())
     }
 
     /// The next update of one parameter, with its state.
@@ -377,8 +390,12 @@ mod tests {
         // Another module of the same net has other ids.
         let other = self::module();
         let mut restored = Optimizer::new(&config, &other);
-        restored.restore(&state, steps, &Device::flex());
-        assert_eq!(restored.save(), (state, 1));
+        restored.restore(&state, steps, &Device::flex()).unwrap();
+        assert_eq!(restored.save(), (state.clone(), 1));
         assert!(after.weights() != module.weights());
+        let mut short = state;
+        short.get_mut("square/fc.bias").unwrap().pop();
+        let error = restored.restore(&short, steps, &Device::flex()).unwrap_err();
+        assert_eq!(error, "optimizer/square/fc.bias: expected 3 values, got 2");
     }
 }

@@ -88,13 +88,16 @@ impl<'a> Run<'a> {
         let device = setup.device.clone().autodiff();
         let newest = newest_checkpoint(folder, observer)?;
         let module = match &newest {
-            Some(checkpoint) => NetModule::new(&setup.net, &checkpoint.weights, &device)?,
+            Some((path, checkpoint)) => NetModule::new(&setup.net, &checkpoint.weights, &device)
+                .map_err(|problem| TrainError::checkpoint(path, problem.to_string()))?,
             None => NetModule::init(&setup.net, config.run.seed, &device),
         };
         let mut optimizer = Optimizer::new(&config.optimizer, &module);
         let (mut position, mut train_time) = (Position::default(), Duration::ZERO);
-        if let Some(checkpoint) = newest {
-            optimizer.restore(&checkpoint.optimizer, checkpoint.position.step, &setup.device);
+        if let Some((path, checkpoint)) = newest {
+            optimizer
+                .restore(&checkpoint.optimizer, checkpoint.position.step, &setup.device)
+                .map_err(|problem| TrainError::checkpoint(&path, problem))?;
             position = checkpoint.position;
             train_time = Duration::try_from_secs_f64(checkpoint.train_seconds).unwrap_or_default();
         }
@@ -388,11 +391,11 @@ impl<'a> Run<'a> {
 fn newest_checkpoint(
     folder: &RunFolder,
     observer: &mut dyn Observer,
-) -> Result<Option<Checkpoint>, TrainError> {
+) -> Result<Option<(PathBuf, Checkpoint)>, TrainError> {
     let mut error = None;
-    for path in checkpoint::list(&folder.checkpoints())?.iter().rev() {
-        match Checkpoint::read(path) {
-            Ok(checkpoint) => return Ok(Some(checkpoint)),
+    for path in checkpoint::list(&folder.checkpoints())?.into_iter().rev() {
+        match Checkpoint::read(&path) {
+            Ok(checkpoint) => return Ok(Some((path, checkpoint))),
             Err(e) => {
                 observer.message(&format!("{e}; trying the checkpoint before it"));
                 error.get_or_insert(e);
