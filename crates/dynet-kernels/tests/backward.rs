@@ -2,7 +2,7 @@
 //! each operand that an operation is linear in; on every instruction set, for one thread and two.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
-use dynet_kernels::backward::{Dense, Grouped, Sgd, Team, Update, Window};
+use dynet_kernels::backward::{Dense, Goal, Grouped, Sgd, Team, Update, Window};
 use dynet_kernels::{Border, Geometry, Isa, Pixels, reference};
 
 fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -24,19 +24,20 @@ fn same(a: f64, b: f64, scale: f64, what: &str) {
     assert!((a - b).abs() < 1e-5 * scale.max(1.0), "{what}: {a} and {b}");
 }
 
-/// `new_weights` leaves the bits of an update from the gradient, in the weights and in the velocity.
+/// `update` leaves the bits of an update from the gradient, in the weights and in the velocity.
 fn updated(
     team: &mut Team,
     layer: &Dense<'_>,
     dw: &[f32],
     label: &str,
-    new_weights: impl FnOnce(&mut Team, &mut [f32], Update<'_>),
+    update: impl FnOnce(&mut Team, Dense<'_>, Goal<'_>),
 ) {
     let sgd = Sgd { rate: 0.1, momentum: 0.9, nesterov: true, decay: 0.01, scale: 1.0 };
     let (mut wanted, mut velocity) = (layer.weights.to_vec(), noise(dw.len(), 6));
-    let (mut got, mut own) = (vec![f32::NAN; dw.len()], velocity.clone());
-    Update::sgd(&sgd, dw.len(), Some(&mut velocity)).step(team, &mut wanted, dw);
-    new_weights(team, &mut got, Update::sgd(&sgd, dw.len(), Some(&mut own)));
+    let (mut got, mut own) = (wanted.clone(), velocity.clone());
+    Update::sgd(&sgd, &mut wanted, Some(&mut velocity)).step(team, dw);
+    let goal = Goal::Update(Update::sgd(&sgd, &mut got, Some(&mut own)));
+    update(team, Dense { weights: &[], ..*layer }, goal);
     assert!(got == wanted && own == velocity, "{label}: an update on the way");
 }
 
@@ -86,19 +87,20 @@ impl Case {
                 d.forward_fused(&mut team, &coefs, &x, None, &mut y);
                 d.backward_input_fused(&mut team, &coefs, &dy, &mut dx, false);
                 d.backward_input_fused(&mut team, &coefs, &dy, &mut added, true);
-                d.backward_weights_fused(&mut team, &coefs, [&x, &dy], [&mut dw, &mut d_coefs], None);
-                updated(&mut team, &d, &dw, &label, |team, new, update| {
+                let goal = Goal::Gradient(&mut dw);
+                d.backward_weights_fused(&mut team, &coefs, [&x, &dy], goal, &mut d_coefs);
+                updated(&mut team, &d, &dw, &label, |team, d, goal| {
                     let mut other = vec![f32::NAN; coefs.len()];
-                    d.backward_weights_fused(team, &coefs, [&x, &dy], [new, &mut other], Some(update));
+                    d.backward_weights_fused(team, &coefs, [&x, &dy], goal, &mut other);
                     assert!(other == d_coefs, "{label}: other coefficients' gradients with an update");
                 });
             } else {
                 d.forward(&mut team, &x, None, &mut y);
                 d.backward_input(&mut team, &dy, &mut dx, false);
                 d.backward_input(&mut team, &dy, &mut added, true);
-                d.backward_weights(&mut team, [&x, &dy], &mut dw, None);
-                updated(&mut team, &d, &dw, &label, |team, new, update| {
-                    d.backward_weights(team, [&x, &dy], new, Some(update));
+                d.backward_weights(&mut team, [&x, &dy], Goal::Gradient(&mut dw));
+                updated(&mut team, &d, &dw, &label, |team, d, goal| {
+                    d.backward_weights(team, [&x, &dy], goal);
                 });
             }
         } else {
@@ -222,7 +224,12 @@ fn two_batches(size: [usize; 2], [c_in, c_out]: [usize; 2], experts: usize, imag
             let part = |all: &[f32]| all[all.len() / images * from..all.len() / images * to].to_vec();
             let (coefs, x, dy) = (part(&coefs), part(&x), part(&dy));
             let (mut dw, mut d_coefs) = (vec![f32::NAN; weights.len()], vec![f32::NAN; coefs.len()]);
-            d.backward_weights_fused(&mut team, &coefs, [&x, &dy], [&mut dw, &mut d_coefs], None);
+            d.backward_weights_fused(&mut team, &coefs, [&x, &dy], Goal::Gradient(&mut dw), &mut d_coefs);
+            updated(&mut team, &d, &dw, &format!("{isa}, {from}..{to}"), |team, d, goal| {
+                let mut other = vec![f32::NAN; coefs.len()];
+                d.backward_weights_fused(team, &coefs, [&x, &dy], goal, &mut other);
+                assert!(other == d_coefs, "{isa}: other coefficients' gradients with an update");
+            });
             (dw, d_coefs)
         };
         let (dw, d_coefs) = gradients(0, images);

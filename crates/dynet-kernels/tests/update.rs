@@ -41,7 +41,7 @@ fn sgd_follows_pytorchs_formulas() {
         everywhere(|team, label, [w, v, _, g]| {
             let (mut new_w, mut new_v) = (w.clone(), v.clone());
             let velocity = (momentum > 0.0).then_some(&mut new_v[..]);
-            Update::sgd(&sgd, w.len(), velocity).step(team, &mut new_w, &g);
+            Update::sgd(&sgd, &mut new_w, velocity).step(team, &g);
             let (mut want_w, mut want_v) = (Vec::new(), Vec::new());
             for ((w, v), g) in w.iter().zip(&v).zip(&g).map(|((w, v), g)| ((f64::from(*w), f64::from(*v)), g))
             {
@@ -62,7 +62,7 @@ fn adamw_follows_its_formula() {
     let adamw = AdamW { rate: 0.1, betas: [0.9, 0.99], epsilon: 0.01, decay: 0.2, scale: 0.5, steps: 3 };
     everywhere(|team, label, [w, mean, square, g]| {
         let (mut new_w, mut new_mean, mut new_square) = (w.clone(), mean.clone(), square.clone());
-        Update::adamw(&adamw, [&mut new_mean, &mut new_square]).step(team, &mut new_w, &g);
+        Update::adamw(&adamw, &mut new_w, [&mut new_mean, &mut new_square]).step(team, &g);
         let (mut want_w, mut want_mean, mut want_square) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..w.len() {
             let [w, mean, square, g] = [w[i], mean[i], square[i], g[i]].map(f64::from);

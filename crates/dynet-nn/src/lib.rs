@@ -16,6 +16,7 @@ mod padding;
 mod pointwise;
 mod state;
 mod static_conv;
+mod step;
 mod timing;
 
 pub use coefficients::{CoefPredictor, CoefPredictorConfig, FullyConnected};
@@ -27,5 +28,6 @@ pub use dynet_net::{CoefActivation, Coefficients, Head, PaddingMode};
 pub use error::{ConfigError, NnError};
 pub use experts::{ExpertConv2d, Form};
 pub use net_module::NetModule;
-pub use ops::{ParamUpdate, UpdateRule, Updates, average, set_threads, square_sum};
+pub use ops::{ParamUpdate, UpdateRule, average, set_threads, square_sum};
+pub use step::Step;
 pub use timing::{StepTimes, time_steps};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use burn::module::{Module, ParamId};
+use burn::module::{Module, ModuleMapper, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use dynet_net::{Net, Node, NodeId, Op, ParamSpec, Weights};
@@ -11,8 +11,9 @@ use dynet_net::{Net, Node, NodeId, Op, ParamSpec, Weights};
 use crate::error::{ConfigError, NnError, check_temperature};
 use crate::experts::Form;
 use crate::layer::Layer;
-use crate::ops::{self, Graph, ParamUpdate, Updates};
+use crate::ops::{self, Graph, ParamUpdate, Slots};
 use crate::pointwise::{activate, global_avg_pool, max_pool, shuffle};
+use crate::step::Step;
 
 /// Runs a [`Net`] with Burn's tensors. On an autodiff device it trains: dropout drops, and batch normalisation uses
 /// and tracks the batch's statistics.
@@ -117,53 +118,73 @@ impl NetModule {
         self.forward_at_once(&images, None).unwrap_or_else(|| self.forward_taps(images, &[]).0)
     }
 
-    /// [`Self::forward`] for a step that ends with [`Self::update`]: on a CPU backward makes the updates of dense weights
-    /// while their gradients are in cache, and these parameters get no gradient.
+    /// [`Self::forward`] for a step that ends with [`Step::finish`], with the next update of each trainable parameter.
     ///
     /// # Shapes
     /// `images [n, c, h, w]` to `[n, classes]`.
     ///
     /// # Panics
     /// As [`Self::forward`].
-    pub fn forward_updating(&self, images: Tensor<4>, updates: &Updates) -> Tensor<2> {
-        self.forward_at_once(&images, Some(updates)).unwrap_or_else(|| self.forward_taps(images, &[]).0)
+    pub fn step(
+        &mut self,
+        images: Tensor<4>,
+        of: impl FnMut(ParamId) -> ParamUpdate,
+    ) -> (Tensor<2>, Step<'_>) {
+        let slots = self.slots(of);
+        // From here on the step gives back what it has taken, whatever happens.
+        let mut step = Step::new(self, slots);
+        let logits = step.forward(images);
+        (logits, step)
     }
 
-    /// The updates of one step, of all trainable parameters.
-    pub fn updates(&self, of: impl FnMut(ParamId) -> ParamUpdate) -> Updates {
-        let trainable = self.named_tensors().filter(|(spec, ..)| spec.is_trainable());
-        Updates::new(trainable.map(|(_, id, _)| id).collect(), of)
-    }
-
-    /// Ends a step: makes the updates of [`Self::updates`] that backward has not made, in place, and returns the new state
-    /// of each. A parameter without a gradient stays as it is, and so does its state.
+    /// Updates all parameters that have a gradient, in place, and returns the new state of each; the others stay as they
+    /// are, and so does their state.
     ///
     /// # Panics
-    /// Where a state has not the size of its parameter.
-    pub fn update(&mut self, updates: Updates, grads: GradientsParams) -> HashMap<ParamId, Vec<Tensor<1>>> {
-        let mut apply = updates.apply(grads);
-        // A clone would hold the parameters too, so that they would be copied.
-        self.layers = std::mem::take(&mut self.layers).map(&mut apply);
-        apply.states
+    /// Where a gradient or state has not the size of its parameter.
+    pub fn update(
+        &mut self,
+        gradients: GradientsParams,
+        of: impl FnMut(ParamId) -> ParamUpdate,
+    ) -> HashMap<ParamId, Vec<Tensor<1>>> {
+        let slots = self.slots(of);
+        Step::new(self, slots).finish(gradients)
     }
 
-    /// Trains the whole net as one operation on a CPU; `None` where Burn's own operations have to do it: on other
-    /// devices, and with a forced form or a frozen layer.
-    fn forward_at_once(&self, images: &Tensor<4>, updates: Option<&Updates>) -> Option<Tensor<2>> {
-        let graph = self.plan.graph.as_ref()?;
+    fn slots(&self, of: impl FnMut(ParamId) -> ParamUpdate) -> Slots {
+        let trainable = self.named_tensors().filter(|(spec, ..)| spec.is_trainable());
+        Slots::new(trainable.map(|(_, id, _)| id).collect(), of)
+    }
+
+    /// The net as one operation, where that trains it.
+    pub(crate) fn graph(&self, images: &Tensor<4>) -> Option<Arc<Graph>> {
+        self.plan.graph.clone().filter(|_| self.trains_at_once(images))
+    }
+
+    /// Maps parameters without a clone, which would hold them too, so that they would be copied.
+    pub(crate) fn map_layers(&mut self, mapper: &mut impl ModuleMapper) {
+        self.layers = std::mem::take(&mut self.layers).map(mapper);
+    }
+
+    /// Whether nothing asks for Burn's own operations: no autodiff, a forced form, a frozen layer.
+    fn trains_at_once(&self, images: &Tensor<4>) -> bool {
         let own = |layer: &Layer| match layer {
             Layer::Dynamic(conv) => conv.is_forced(),
             Layer::Norm(norm) => !norm.is_training(),
             _ => false,
         };
-        if !images.device().is_autodiff() || self.layers.iter().flatten().any(own) {
-            return None;
-        }
+        images.device().is_autodiff() && !self.layers.iter().flatten().any(own)
+    }
+
+    /// Trains the whole net as one operation on a CPU; `None` where Burn's own operations have to do it: on other
+    /// devices, and with a forced form or a frozen layer.
+    pub(crate) fn forward_at_once(&self, images: &Tensor<4>, slots: Option<&Slots>) -> Option<Tensor<2>> {
+        let graph = &self.graph(images)?;
         let [n, ..] = images.dims();
         let params = self.layers.iter().flatten().map(Layer::tracked).collect::<Option<Vec<_>>>()?.concat();
         let masks = || self.masks(images);
         let temperature = self.temperature().unwrap_or(1.0);
-        let outcome = ops::forward(graph, images, params, masks, temperature, updates)?;
+        let outcome = ops::forward(graph, images, params, masks, temperature, slots)?;
         for (node, mean, variance) in outcome.statistics {
             if let Some(Layer::Norm(norm)) = &self.layers[node] {
                 let pixels = self.plan.net.nodes()[node].shape.pixels();

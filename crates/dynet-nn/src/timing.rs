@@ -79,19 +79,25 @@ pub fn time_steps(
         let images = Tensor::<4>::from_data(pixels.clone(), &device);
         let wanted = Tensor::<1>::from_data(labels.as_slice(), &device).reshape([batch, classes]);
         let data = elapsed(start)?;
-        let updates = module.updates(|id| ParamUpdate {
-            rule: UpdateRule::Sgd(SGD),
-            state: velocity.remove(&id).unwrap_or_default(),
-        });
-        let logits = match burn {
-            true => module.forward_taps(images, &[]).0,
-            false => module.forward_updating(images, &updates),
+        let of =
+            |id| ParamUpdate { rule: UpdateRule::Sgd(SGD), state: velocity.remove(&id).unwrap_or_default() };
+        let back = |logits: Tensor<2>, module: &NetModule| {
+            let loss = (log_softmax(logits, 1) * wanted).sum().neg() / batch as f64;
+            let forward = elapsed(start)?;
+            let gradients = GradientsParams::from_grads(loss.backward(), module);
+            Ok::<_, DeviceError>((gradients, [forward, elapsed(start)?]))
         };
-        let loss = (log_softmax(logits, 1) * wanted).sum().neg() / batch as f64;
-        let forward = elapsed(start)?;
-        let gradients = GradientsParams::from_grads(loss.backward(), &module);
-        let backward = elapsed(start)?;
-        velocity = module.update(updates, gradients);
+        let (forward, backward);
+        if burn {
+            let (gradients, times) = back(module.forward_taps(images, &[]).0, &module)?;
+            [forward, backward] = times;
+            velocity = module.update(gradients, of);
+        } else {
+            let (logits, step) = module.step(images, of);
+            let (gradients, times) = back(logits, step.module())?;
+            [forward, backward] = times;
+            velocity = step.finish(gradients);
+        }
         let optimizer = elapsed(start)?;
         if step >= 2 {
             times.data.push(data);

@@ -1,4 +1,5 @@
-//! Updates that backward makes on its way are, bit for bit, those that are made from the gradients behind it.
+//! Updates that backward makes on its way are, bit for bit, those that are made from the gradients behind it; and a step loses nothing.
+#![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use std::collections::HashMap;
 
@@ -26,16 +27,21 @@ fn train(net: &Net, rule: impl Fn(usize) -> UpdateRule, on_the_way: bool) -> (We
     let mut states: HashMap<ParamId, Vec<Tensor<1>>> = HashMap::new();
     let mut with_gradient = 0;
     for step in 1..=3 {
-        let updates = module
-            .updates(|id| ParamUpdate { rule: rule(step), state: states.remove(&id).unwrap_or_default() });
-        let logits = match on_the_way {
-            true => module.forward_updating(images.clone(), &updates),
-            false => module.forward(images.clone()),
+        let of = |id| ParamUpdate { rule: rule(step), state: states.remove(&id).unwrap_or_default() };
+        let mut back = |logits: Tensor<2>, module: &NetModule| {
+            let gradients = (logits - wanted.clone()).square().mean().backward();
+            let gradients = GradientsParams::from_grads(gradients, module);
+            with_gradient = gradients.len();
+            gradients
         };
-        let gradients = (logits - wanted.clone()).square().mean().backward();
-        let gradients = GradientsParams::from_grads(gradients, &module);
-        with_gradient = gradients.len();
-        states = module.update(updates, gradients);
+        states = if on_the_way {
+            let (logits, step) = module.step(images.clone(), of);
+            let gradients = back(logits, step.module());
+            step.finish(gradients)
+        } else {
+            let gradients = back(module.forward(images.clone()), &module);
+            module.update(gradients, of)
+        };
     }
     let specs = module.param_specs();
     assert_eq!(states.len(), specs.len(), "a state for each parameter");
@@ -75,26 +81,71 @@ fn updates_on_the_way_back_are_those_from_the_gradients() {
     }
 }
 
-#[test]
-fn a_step_without_backward_loses_nothing() {
+/// A small net in half, its weights, and images for it.
+fn small() -> (NetModule, Weights, Tensor<4>) {
     let net = zoo::build("resnet18", &ZooOptions { width: 0.25, ..ZooOptions::default() }).unwrap();
     let device = Device::flex().autodiff();
-    let mut module = NetModule::init(&net, 3, &device);
-    let before = module.weights();
-    let rule = UpdateRule::Sgd(Sgd { rate: 0.1, momentum: 0.9, nesterov: false, decay: 0.0, scale: 1.0 });
+    let module = NetModule::init(&net, 3, &device);
+    let weights = module.weights();
+    let Shape { c, h, w } = net.input();
+    (module, weights, Tensor::zeros([2, c, h, w], &device))
+}
+
+fn unchanged(module: &NetModule, before: &Weights) {
+    let after = module.weights();
+    for (name, tensor) in before.iter().filter(|(name, _)| !name.contains("running")) {
+        assert!(tensor.data == after.get(name).unwrap().data, "{name}");
+    }
+}
+
+const RULE: UpdateRule =
+    UpdateRule::Sgd(Sgd { rate: 0.1, momentum: 0.9, nesterov: false, decay: 0.0, scale: 1.0 });
+
+#[test]
+fn a_step_without_backward_loses_nothing() {
+    let (mut module, before, images) = small();
     let lens: HashMap<ParamId, usize> =
         module.param_specs().into_iter().map(|(id, spec)| (id, spec.shape.iter().product())).collect();
     let velocity = |id: ParamId| Tensor::from_data(vec![0.5_f32; lens[&id]].as_slice(), &Device::flex());
-    let updates = module.updates(|id| ParamUpdate { rule, state: vec![velocity(id)] });
-    let Shape { c, h, w } = net.input();
-    let images = Tensor::<4>::zeros([2, c, h, w], &device);
-    drop(module.forward_updating(images, &updates));
-    let states = module.update(updates, GradientsParams::new());
-    for (name, tensor) in before.iter().filter(|(name, _)| !name.contains("running")) {
-        assert!(tensor.data == module.weights().get(name).unwrap().data, "{name}");
-    }
+    let (_, step) = module.step(images.clone(), |id| ParamUpdate { rule: RULE, state: vec![velocity(id)] });
+    let zeros = |module: &NetModule| {
+        module.weights().iter().filter(|(_, t)| t.data.iter().all(|x| *x == 0.0)).count()
+    };
+    assert!(zeros(step.module()) > 18, "the weights of dense layers are with the step");
+    let states = step.finish(GradientsParams::new());
+    unchanged(&module, &before);
     assert!(states.iter().all(|(id, state)| values(state[0].clone()) == vec![0.5; lens[id]]));
     assert_eq!(states.len(), lens.len());
+    let (logits, step) = module.step(images, |_| ParamUpdate { rule: RULE, state: Vec::new() });
+    drop(step);
+    unchanged(&module, &before);
+    // The weights that backward was to update are gone from its hands: it has no gradients to give.
+    let gradients = GradientsParams::from_grads(logits.sum().backward(), &module);
+    assert!(gradients.is_empty(), "{} gradients of a step that was dropped", gradients.len());
+}
+
+#[test]
+fn weights_that_somebody_else_holds_stay_as_they_are() {
+    let (mut module, before, images) = small();
+    let held = module.clone();
+    let (logits, step) = module.step(images, |_| ParamUpdate { rule: RULE, state: Vec::new() });
+    let gradients = GradientsParams::from_grads(logits.sum().backward(), step.module());
+    step.finish(gradients);
+    unchanged(&held, &before);
+    assert!(module.weights().get("fc.bias").unwrap().data != before.get("fc.bias").unwrap().data);
+}
+
+#[test]
+fn images_of_another_size_train_on_burns_operations_with_all_weights() {
+    let (mut module, _, images) = small();
+    let [n, c, h, w] = images.dims();
+    let larger = Tensor::ones([n, c, h + 32, w], &images.device());
+    let expected = module.clone().forward(larger.clone());
+    let (logits, step) = module.step(larger, |_| ParamUpdate { rule: RULE, state: Vec::new() });
+    assert_eq!(logits.clone().into_data(), expected.into_data());
+    let gradients = GradientsParams::from_grads(logits.sum().backward(), step.module());
+    assert_eq!(gradients.len(), step.module().param_specs().len());
+    step.finish(gradients);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use dynet_net::{ParamKind, ParamSpec};
-use dynet_nn::{AdamW, NetModule, ParamUpdate, Sgd, UpdateRule, Updates, average, square_sum};
+use dynet_nn::{AdamW, NetModule, ParamUpdate, Sgd, Step, UpdateRule, average, square_sum};
 
 use crate::config::{OptimizerConfig, Rule};
 
@@ -38,15 +38,19 @@ impl Optimizer {
         self.config.clip_norm == 0.0
     }
 
-    /// The updates of the next step, of gradients that are to be scaled first; [`Self::finish`] ends it.
-    pub(crate) fn updates(&mut self, module: &NetModule, [rate, scale]: [f64; 2]) -> Updates {
+    /// Begins a step that backward takes part in; [`Self::finish`] ends it.
+    pub(crate) fn begin<'a>(
+        &mut self,
+        module: &'a mut NetModule,
+        images: Tensor<4>,
+        rate: f64,
+    ) -> (Tensor<2>, Step<'a>) {
         self.steps += 1;
-        module.updates(|id| self.update(id, [rate, scale]))
+        module.step(images, |id| self.update(id, [rate, 1.0]))
     }
 
-    /// Ends a step with the gradients that backward has left.
-    pub(crate) fn finish(&mut self, module: &mut NetModule, updates: Updates, grads: GradientsParams) {
-        let states = module.update(updates, grads);
+    /// Ends a step: keeps the new states of its parameters.
+    pub(crate) fn finish(&mut self, module: &NetModule, states: HashMap<ParamId, Vec<Tensor<1>>>) {
         module.visit(&mut Finish { optimizer: self, states });
     }
 
@@ -55,8 +59,9 @@ impl Optimizer {
         let norm = self.norm(module, &grads);
         let limit = self.config.clip_norm;
         let scale = if limit > 0.0 && norm > limit { limit / norm } else { 1.0 };
-        let updates = self.updates(module, [rate, scale]);
-        self.finish(module, updates, grads);
+        self.steps += 1;
+        let states = module.update(grads, |id| self.update(id, [rate, scale]));
+        self.finish(module, states);
         norm
     }
 
@@ -198,7 +203,7 @@ mod tests {
     use dynet_net::{Activation, Conv2d, DynamicOptions, NetBuilder, Op, Shape};
 
     use super::*;
-    use crate::step::{Gradients, accumulate};
+    use crate::step::{Labelled, pass};
 
     /// A dynamic convolution and a classifier; no batch normalisation, whose statistics would tell batches apart.
     fn module() -> NetModule {
@@ -321,8 +326,10 @@ mod tests {
         let mut sum = GradientsAccumulator::new();
         let device = Device::flex().autodiff();
         for batch in batches {
-            let onto = Gradients { sum: &mut sum, updates: None };
-            accumulate(module, batch, 0.1, batches.len(), onto, &device);
+            let batch = Labelled::new(batch, 0.1, &device);
+            let logits = module.forward(batch.images.clone());
+            let (_, grads) = pass(logits, &batch, batches.len());
+            sum.accumulate(module, GradientsParams::from_grads(grads.unwrap(), module));
         }
         sum.grads()
     }

@@ -1,12 +1,10 @@
-//! One update: forward, loss, backward, over as many passes as are averaged.
+//! One pass of a batch: the loss of its logits, and backward.
 
-use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use dynet_data::{Batch, Target};
-use dynet_nn::{NetModule, Updates};
 
-/// What one forward pass gave.
+/// What one pass gave.
 pub(crate) struct Pass {
     /// Mean loss of the images.
     pub loss: f64,
@@ -16,40 +14,33 @@ pub(crate) struct Pass {
     pub images: usize,
 }
 
-/// Where gradients go.
-pub(crate) struct Gradients<'a> {
-    pub sum: &'a mut GradientsAccumulator<NetModule>,
-    /// Of a step of one pass: the updates that backward makes at once where it can; the sum gets the other gradients.
-    pub updates: Option<&'a Updates>,
+/// A batch on a device.
+pub(crate) struct Labelled<'a> {
+    batch: &'a Batch,
+    smoothing: f64,
+    /// `[n, c, h, w]`.
+    pub images: Tensor<4>,
 }
 
-/// Adds a batch's gradients, of the loss divided by `passes`, to a sum. With a loss that is not finite nothing is added.
-pub(crate) fn accumulate(
-    module: &NetModule,
-    batch: &Batch,
-    smoothing: f64,
-    passes: usize,
-    onto: Gradients<'_>,
-    device: &Device,
-) -> Pass {
-    let images = Tensor::<4>::from_data(TensorData::new(batch.images.clone(), batch.shape), device);
-    let logits = match onto.updates {
-        Some(updates) => module.forward_updating(images, updates),
-        None => module.forward(images),
-    };
+impl<'a> Labelled<'a> {
+    pub(crate) fn new(batch: &'a Batch, smoothing: f64, device: &Device) -> Self {
+        let images = TensorData::new(batch.images.clone(), batch.shape);
+        Self { batch, smoothing, images: Tensor::from_data(images, device) }
+    }
+}
+
+/// The gradients of a batch's mean loss divided by `passes`; none with a loss that is not finite.
+pub(crate) fn pass(logits: Tensor<2>, of: &Labelled<'_>, passes: usize) -> (Pass, Option<Gradients>) {
     let [n, classes] = logits.dims();
-    let targets = TensorData::new(soft_targets(&batch.targets, classes, smoothing), [n, classes]);
-    let targets = Tensor::<2>::from_data(targets, device);
+    let targets = TensorData::new(soft_targets(&of.batch.targets, classes, of.smoothing), [n, classes]);
+    let targets = Tensor::<2>::from_data(targets, &logits.device());
     let answers: Vec<f32> = logits.clone().inner().into_data().iter::<f32>().collect();
     let loss = (log_softmax(logits, 1) * targets).sum().neg() / n as f64;
     let value: f32 = loss.clone().into_scalar();
-    let pass =
-        Pass { loss: f64::from(value), correct: correct(&answers, &batch.targets, classes), images: n };
-    if pass.loss.is_finite() {
-        let grads = (loss / passes as f64).backward();
-        onto.sum.accumulate(module, GradientsParams::from_grads(grads, module));
-    }
-    pass
+    let correct = correct(&answers, &of.batch.targets, classes);
+    let pass = Pass { loss: f64::from(value), correct, images: n };
+    let gradients = pass.loss.is_finite().then(|| (loss / passes as f64).backward());
+    (pass, gradients)
 }
 
 /// Probabilities that the net is to give, `[n, classes]`: shares of mixed images, then smoothing, which spreads

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use burn::optim::GradientsAccumulator;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
-use dynet_data::BatchOptions;
+use dynet_data::{Batch, BatchOptions, DataError};
 use dynet_net::{Model, Weights, cost};
 use dynet_nn::NetModule;
 
@@ -22,7 +22,7 @@ use crate::report::{EpochReport, EpochSeconds, Observer, Outcome, RunInfo, StepR
 use crate::run_folder::RunFolder;
 use crate::schedule::{Clock, rate_share, temperature};
 use crate::setup::Setup;
-use crate::step::{Gradients, accumulate};
+use crate::step::{Labelled, Pass, pass};
 
 /// Trains a run from where its folder stands: from the start, or from its newest checkpoint. Once `stop` is set it
 /// finishes the step, saves and returns. A run that is finished already returns its result: the test set is touched once.
@@ -56,6 +56,9 @@ pub fn train(
     }
     run.finish()
 }
+
+/// Gives the next batch.
+type Next<'a> = &'a mut dyn FnMut() -> Option<Result<Batch, DataError>>;
 
 /// Whether to go on.
 #[derive(PartialEq)]
@@ -148,28 +151,19 @@ impl<'a> Run<'a> {
                 self.save()?;
                 return Ok(Flow::Stop);
             }
-            let mut sum = GradientsAccumulator::new();
             self.begin_step()?;
             last_rate = self.config.optimizer.learning_rate
                 * rate_share(&self.config.schedule, self.clock(), self.position.step);
-            let at_once = passes == 1 && self.optimizer.needs_no_norm();
-            let updates = at_once.then(|| self.optimizer.updates(&self.module, [last_rate, 1.0]));
-            for _ in 0..passes {
+            let mut next = || {
                 let asked = Instant::now();
-                let batch = batches.next().ok_or_else(|| self.short_epoch())??;
+                let batch = batches.next();
                 waited += asked.elapsed();
-                let smoothing = self.config.optimizer.label_smoothing;
-                let onto = Gradients { sum: &mut sum, updates: updates.as_ref() };
-                let pass = accumulate(&self.module, &batch, smoothing, passes, onto, &self.device);
-                if !pass.loss.is_finite() {
-                    return Err(self.not_finite("the loss", pass.loss));
-                }
-                self.position.sums.add(pass.images, pass.correct, pass.loss);
-                self.position.batch += 1;
-            }
-            match updates {
-                Some(updates) => self.optimizer.finish(&mut self.module, updates, sum.grads()),
-                None => _ = self.optimizer.step(&mut self.module, sum.grads(), last_rate),
+                batch
+            };
+            if passes == 1 && self.optimizer.needs_no_norm() {
+                self.step_at_once(&mut next, last_rate)?;
+            } else {
+                self.step_of_passes(&mut next, passes, last_rate)?;
             }
             self.position.step += 1;
             let images = self.position.sums.images - images_before;
@@ -186,6 +180,49 @@ impl<'a> Run<'a> {
         };
         self.end_epoch(last_rate, &mut seconds, observer)?;
         Ok(Flow::Next)
+    }
+
+    /// A step of one pass: backward updates what it can.
+    fn step_at_once(&mut self, next: Next<'_>, rate: f64) -> Result<(), TrainError> {
+        let batch = next().ok_or_else(|| self.short_epoch())??;
+        let batch = Labelled::new(&batch, self.config.optimizer.label_smoothing, &self.device);
+        let (logits, step) = self.optimizer.begin(&mut self.module, batch.images.clone(), rate);
+        let (pass, gradients) = pass(logits, &batch, 1);
+        let gradients = gradients.map(|own| GradientsParams::from_grads(own, step.module()));
+        match gradients {
+            Some(gradients) => {
+                let states = step.finish(gradients);
+                self.optimizer.finish(&self.module, states);
+            }
+            None => drop(step),
+        }
+        self.absorb(&pass)
+    }
+
+    /// A step with the mean of several passes' gradients, or one that needs the norm of all of them.
+    fn step_of_passes(&mut self, next: Next<'_>, passes: usize, rate: f64) -> Result<(), TrainError> {
+        let mut sum = GradientsAccumulator::new();
+        for _ in 0..passes {
+            let batch = next().ok_or_else(|| self.short_epoch())??;
+            let batch = Labelled::new(&batch, self.config.optimizer.label_smoothing, &self.device);
+            let (pass, gradients) = pass(self.module.forward(batch.images.clone()), &batch, passes);
+            if let Some(gradients) = gradients {
+                sum.accumulate(&self.module, GradientsParams::from_grads(gradients, &self.module));
+            }
+            self.absorb(&pass)?;
+        }
+        self.optimizer.step(&mut self.module, sum.grads(), rate);
+        Ok(())
+    }
+
+    /// Counts a pass.
+    fn absorb(&mut self, pass: &Pass) -> Result<(), TrainError> {
+        if !pass.loss.is_finite() {
+            return Err(self.not_finite("the loss", pass.loss));
+        }
+        self.position.sums.add(pass.images, pass.correct, pass.loss);
+        self.position.batch += 1;
+        Ok(())
     }
 
     fn batch_options(&self) -> BatchOptions {

@@ -38,7 +38,7 @@ pub struct Dense<'a> {
     pub c_out: usize,
     /// Fixed kernels of each output channel; static layers have one.
     pub experts: usize,
-    /// The weights.
+    /// The weights; none where an [`Update`](super::Update) has them.
     pub weights: &'a [f32],
 }
 
@@ -65,6 +65,11 @@ impl Dense<'_> {
     pub(super) fn check(&self, x: usize, y: usize) {
         let Self { window: w, c_in, c_out, experts, weights } = self;
         assert_eq!(weights.len(), experts * c_out * c_in * w.taps(), "weights of {c_in} -> {c_out} channels");
+        self.check_maps(x, y);
+    }
+
+    pub(super) fn check_maps(&self, x: usize, y: usize) {
+        let Self { window: w, c_in, c_out, .. } = self;
         assert_eq!(x, w.images * w.inputs() * c_in, "input of {c_in} channels");
         assert_eq!(y, w.images * w.outputs() * c_out, "output of {c_out} channels");
     }

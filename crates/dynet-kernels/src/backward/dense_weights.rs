@@ -7,9 +7,9 @@
 use std::ops::Range;
 
 use crate::backward::dense::{self, Block, Dense, FEW_ROWS};
-use crate::backward::team::{Raw, Team};
+use crate::backward::goal::{Goal, Landing, Sums, add_parts};
+use crate::backward::team::Team;
 use crate::backward::transpose::{AHEAD, Far, Transpose};
-use crate::backward::update::Update;
 use crate::backward::weight_tile::{Operands, Pair, StaticTile};
 use crate::geometry::ZERO;
 use crate::isa::Isa;
@@ -34,14 +34,12 @@ impl Tiles {
 
     /// First channel and number of channels of a tile.
     pub(super) fn at(self, tile: usize) -> [usize; 2] {
-        let start = |i: usize| i * self.channels / self.count;
-        [start(tile), start(tile + 1) - start(tile)]
+        [self.end(tile), self.end(tile + 1) - self.end(tile)]
     }
 
-    /// The channels of tiles that follow one another.
-    pub(super) fn channels(self, tiles: Range<usize>) -> Range<usize> {
-        let start = |i: usize| i * self.channels / self.count;
-        start(tiles.start)..start(tiles.end)
+    /// The channel behind those of the tiles before `tile`.
+    pub(super) fn end(self, tile: usize) -> usize {
+        tile * self.channels / self.count
     }
 }
 
@@ -62,18 +60,6 @@ pub(super) fn copy_columns(
             out[..cols].copy_from_slice(&row[..cols]);
             out[cols..].fill(0.0);
         }),
-    }
-}
-
-/// Where a run of rows writes its sums: the first one into the result, others behind one another.
-pub(super) fn of_run([first, others]: [Raw; 2], run: usize, len: usize) -> Raw {
-    if run == 0 { first } else { others.offset((run - 1) * len) }
-}
-
-/// Adds parts of the size of the sum, in order.
-pub(super) fn add_parts(sum: &mut [f32], parts: &[f32]) {
-    for part in parts.chunks_exact(sum.len()) {
-        sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
 }
 
@@ -114,43 +100,34 @@ impl Dense<'_> {
         PARTS.div_ceil(parts).min(rows / least).max(1)
     }
 
-    /// The gradient of the weights of a static layer, or with an `update` their new values.
+    /// The gradient of the weights of a static layer.
     ///
     /// # Panics
     /// If the sizes do not fit each other.
-    pub fn backward_weights(
-        &self,
-        team: &mut Team,
-        [x, dy]: [&[f32]; 2],
-        dw: &mut [f32],
-        update: Option<Update<'_>>,
-    ) {
-        let update = update.as_ref();
-        self.check(x.len(), dy.len());
+    pub fn backward_weights(&self, team: &mut Team, [x, dy]: [&[f32]; 2], goal: Goal<'_>) {
+        self.check_maps(x.len(), dy.len());
         assert_eq!(self.experts, 1, "a static layer");
-        self.check_gradient(dw, update);
+        self.check_goal(&goal);
         let (isa, k, taps, n) = (team.isa, self.k(), self.window.taps(), self.c_out);
         let (nr, rows) = (isa.nr(), self.window.images * self.window.outputs());
         if self.window.table.is_empty() && rows <= FEW_ROWS {
-            return self.few_rows_weights(team, [x, dy], dw, update);
+            return self.few_rows_weights(team, [x, dy], goal);
         }
         let tiles = Tiles::new(self.c_in, Self::mr(isa));
         let panels = n.div_ceil(nr);
         let splits = Self::splits(panels, tiles.count);
         let runs = Self::runs(panels * splits, rows, CHUNK);
-        let mut partial = team.take_shared((runs - 1) * dw.len());
-        let outs = [&mut *dw, &mut partial].map(Raw::of);
-        team.run(panels * splits * runs, CHUNK * nr + k * nr, |part, scratch| {
+        let mut shared = team.take_shared(goal.sums(runs));
+        let sums = Sums::new(goal, runs, &mut shared);
+        let landing = Landing::scratch(self, isa, Self::mr(isa));
+        team.run(panels * splits * runs, CHUNK * nr + k * nr + landing, |part, scratch| {
             let (part, run) = (part / runs, part % runs);
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
             let (first_row, end) = (run * rows / runs, (run + 1) * rows / runs);
-            let dw = of_run(outs, run, self.weights.len());
             let range = split * tiles.count / splits..(split + 1) * tiles.count / splits;
-            let of_split = tiles.channels(range.clone());
-            let tiles = range.map(|i| tiles.at(i));
-            let (panel, sums) = scratch.split_at_mut(CHUNK * nr);
-            let sums = &mut sums[..k * nr];
-            sums.fill(0.0);
+            let (panel, scratch) = scratch.split_at_mut(CHUNK * nr);
+            let (own, landing) = scratch.split_at_mut(k * nr);
+            own.fill(0.0);
             let mut pairs = vec![Vec::with_capacity(CHUNK); taps];
             for first in (first_row..end).step_by(CHUNK) {
                 let rows = first..end.min(first + CHUNK);
@@ -159,72 +136,24 @@ impl Dense<'_> {
                     pairs.clear();
                     self.pairs(rows.clone(), first, tap, pairs);
                 }
-                for [c, rows] in tiles.clone() {
+                for [c, rows] in range.clone().map(|i| tiles.at(i)) {
                     for (tap, pairs) in pairs.iter().enumerate() {
                         let (x_ld, cols) = (self.c_in, block.cols);
                         let operands =
                             Operands { x: x[c..].as_ptr(), x_ld, dy: panel.as_ptr(), pairs, cols, rows };
-                        let sums = sums[(c * taps + tap) * nr..].as_mut_ptr();
+                        let sums = own[(c * taps + tap) * nr..].as_mut_ptr();
                         isa.run(StaticTile { operands, sums, step: taps * nr, fresh: false });
                     }
                 }
             }
-            for [c, rows] in tiles {
-                let (from, cols) = (&sums[c * taps * nr..], rows * taps);
-                self.unpack(isa, from, cols, dw, block.c0 * k + c * taps, block.cols);
-            }
-            if let (Some(update), 1) = (update, runs) {
-                self.update_block(isa, update, block, of_split, dw);
+            let mut landing = sums.landing(self, isa, block, run, (landing, tiles.end(range.start)));
+            for [c, rows] in range.clone().map(|i| tiles.at(i)) {
+                landing.take(0, [c, rows], &own[c * taps * nr..], |q| q * nr);
+                landing.landed(c + rows, c + rows == tiles.end(range.end));
             }
         });
-        add_parts(dw, &partial[..(runs - 1) * dw.len()]);
-        if let (Some(update), 2..) = (update, runs) {
-            update.finish(team, self.weights, dw);
-        }
-        team.put_back(partial);
-    }
-
-    /// Writes rows `[cols][nr]` to `dw[start + lane * k + col]`.
-    fn unpack(&self, isa: Isa, from: &[f32], cols: usize, dw: Raw, start: usize, lanes: usize) {
-        let (nr, k) = (isa.nr(), self.k());
-        isa.run(Transpose {
-            src: from.as_ptr(),
-            from: |q| q * nr,
-            rows: cols,
-            cols: lanes,
-            dst: dw.at(start),
-            to: |lane| lane * k,
-            far: Far::Destination,
-        });
-    }
-
-    /// Turns the gradient of the weights of a part, which has all of it, into their new values.
-    pub(super) fn update_block(
-        &self,
-        isa: Isa,
-        update: &Update<'_>,
-        block: Block,
-        channels: Range<usize>,
-        dw: Raw,
-    ) {
-        let (k, taps) = (self.k(), self.window.taps());
-        for row in (0..self.experts).flat_map(|e| (0..block.cols).map(move |c| e * self.c_out + block.c0 + c))
-        {
-            let (start, len) = (row * k + channels.start * taps, channels.len() * taps);
-            // SAFETY: of these rows the part alone has these channels.
-            unsafe { update.rows(isa, self.weights, dw, start, len) };
-        }
-    }
-
-    /// # Panics
-    /// If the gradient of the weights or their update has another size than they.
-    pub(super) fn check_gradient(&self, dw: &[f32], update: Option<&Update<'_>>) {
-        let len = self.weights.len();
-        assert_eq!(
-            [dw.len(), update.map_or(len, Update::len)],
-            [len; 2],
-            "gradient of the weights, and update"
-        );
+        sums.finish(team);
+        team.put_back(shared);
     }
 
     /// Adds up what the parts along the input channels gave, in order.
@@ -247,10 +176,10 @@ impl Dense<'_> {
         places
     }
 
-    /// The experts' weights of tiles of `rows` channels from `c` on, at their `places` ([`Self::tile_places`]).
+    /// The experts' `weights` of tiles of `rows` channels from `c` on, at their `places` ([`Self::tile_places`]).
     pub(super) fn pack_tile(
         &self,
-        isa: Isa,
+        (isa, weights): (Isa, *const f32),
         block: Block,
         [c, rows]: [usize; 2],
         places: &[[usize; 2]],
@@ -262,7 +191,7 @@ impl Dense<'_> {
         }
         for e in 0..self.experts {
             isa.run(Transpose {
-                src: self.weights[(e * self.c_out + block.c0) * k + c * taps..].as_ptr(),
+                src: weights.wrapping_add((e * self.c_out + block.c0) * k + c * taps),
                 from: |lane| lane * k,
                 rows: block.cols,
                 cols: rows * taps,
@@ -276,23 +205,13 @@ impl Dense<'_> {
     /// Ends [`Self::pack_tile`] for gradients.
     pub(super) fn unpack_tile(
         &self,
-        isa: Isa,
-        block: Block,
-        [c, rows]: [usize; 2],
+        landing: &mut Landing<'_>,
+        channels: [usize; 2],
         places: &[[usize; 2]],
-        (tile, dw): (&[f32], Raw),
+        (nr, tile): (usize, &[f32]),
     ) {
-        let (k, taps, nr) = (self.k(), self.window.taps(), isa.nr());
         for e in 0..self.experts {
-            isa.run(Transpose {
-                src: tile.as_ptr(),
-                from: |q: usize| (places[q][0] + e * places[q][1]) * nr,
-                rows: rows * taps,
-                cols: block.cols,
-                dst: dw.at((e * self.c_out + block.c0) * k + c * taps),
-                to: |lane| lane * k,
-                far: Far::Destination,
-            });
+            landing.take(e, channels, tile, |q| (places[q][0] + e * places[q][1]) * nr);
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::backward::dense::{Block, Dense, product, sink};
 use crate::backward::dense_weights::{Tiles, copy_columns};
+use crate::backward::goal::Goal;
 use crate::backward::pieces::FUSE_ROWS;
 use crate::backward::team::{Raw, Team};
-use crate::backward::update::Update;
 use crate::backward::weight_tile::{Operands, Pair, StaticTile};
 use crate::isa::Isa;
 use crate::vector::{Job, Vector};
@@ -110,28 +110,30 @@ impl Dense<'_> {
     }
 
     /// [`Dense::backward_weights`]: with the input channels as lanes the sums lie as the weights do.
-    pub(super) fn few_rows_weights(
-        &self,
-        team: &mut Team,
-        [x, dy]: [&[f32]; 2],
-        dw: &mut [f32],
-        update: Option<&Update<'_>>,
-    ) {
+    pub(super) fn few_rows_weights(&self, team: &mut Team, [x, dy]: [&[f32]; 2], goal: Goal<'_>) {
         let (isa, n, rows) = (team.isa, self.c_in, self.window.images * self.window.outputs());
         let nr = isa.nr();
         let tiles = Tiles::new(self.c_out, Self::mr(isa));
         let parts = tiles.count.min(PARTS);
         let pairs: Vec<Pair> = (0..rows as u32).map(|row| [row; 2]).collect();
-        let dw = Raw::of(dw);
         let panels = n.div_ceil(nr);
-        team.run(parts, panels * rows * nr, |part, panel| {
-            for (p, panel) in panel.chunks_exact_mut(rows * nr).take(panels).enumerate() {
+        let (dw, update) = match goal {
+            Goal::Gradient(dw) => (Raw::of(dw), None),
+            Goal::Update(update) => (Raw::of(&mut []), Some(update)),
+        };
+        let of_tile = if update.is_some() { Self::mr(isa) * n } else { 0 };
+        team.run(parts, panels * rows * nr + of_tile, |part, scratch| {
+            let (panel, of_tile) = scratch.split_at_mut(panels * rows * nr);
+            let of_tile = Raw::of(of_tile);
+            for (p, panel) in panel.chunks_exact_mut(rows * nr).enumerate() {
                 copy_columns(x, n, 0..rows, Block::new(p, nr, n), nr, panel);
             }
             for [c, count] in
                 (part * tiles.count / parts..(part + 1) * tiles.count / parts).map(|i| tiles.at(i))
             {
-                for (p, panel) in panel.chunks_exact(rows * nr).take(panels).enumerate() {
+                // This part alone has the output channels of its tiles.
+                let to = if update.is_some() { of_tile } else { dw.offset(c * n) };
+                for (p, panel) in panel.chunks_exact(rows * nr).enumerate() {
                     let block = Block::new(p, nr, n);
                     let operands = Operands {
                         x: dy[c..].as_ptr(),
@@ -141,13 +143,11 @@ impl Dense<'_> {
                         cols: block.cols,
                         rows: count,
                     };
-                    // This part alone has the output channels of its tiles.
-                    let sums = dw.at(c * n + block.c0);
-                    isa.run(StaticTile { operands, sums, step: n, fresh: true });
+                    isa.run(StaticTile { operands, sums: to.at(block.c0), step: n, fresh: true });
                 }
-                if let Some(update) = update {
+                if let Some(update) = &update {
                     // SAFETY: as above.
-                    unsafe { update.rows(isa, self.weights, dw, c * n, count * n) };
+                    unsafe { update.apply(isa, c * n, to.at(0), count * n) };
                 }
             }
         });

@@ -4,6 +4,7 @@ use crate::backward::dense::{Block, Dense};
 use crate::backward::dense_weights::{Tiles, copy_columns};
 use crate::backward::few_product::FUSED_EXPERTS;
 use crate::backward::few_tile::{CHANNELS, FewTile};
+use crate::backward::goal::{Goal, Landing, Sums};
 use crate::backward::team::{Raw, Team};
 use crate::isa::Isa;
 
@@ -22,7 +23,7 @@ struct Part<'a> {
     coefs: &'a [f32],
     x: &'a [f32],
     dy: &'a [f32],
-    dw: Raw,
+    weights: *const f32,
     block: Block,
 }
 
@@ -33,7 +34,8 @@ impl Dense<'_> {
         team: &mut Team,
         coefs: &[f32],
         [x, dy]: [&[f32]; 2],
-        [dw, d_coefs]: [&mut [f32]; 2],
+        goal: Goal<'_>,
+        d_coefs: &mut [f32],
     ) {
         let (isa, n, experts, w) = (team.isa, self.c_out, self.experts, self.window);
         let (nr, of_images) = (isa.nr(), w.images * experts * n);
@@ -41,20 +43,23 @@ impl Dense<'_> {
         let panels = n.div_ceil(nr);
         let splits = Self::splits(panels, tiles.count);
         let mut partial = team.take_shared(splits * of_images);
-        let (dw, shared) = (Raw::of(dw), Raw::of(&mut partial));
+        let (gradient, shared) = (Sums::new(goal, 1, &mut []), Raw::of(&mut partial));
         let group = (CHUNK / w.outputs()).clamp(1, w.images);
         let of_tile = CHANNELS.min(self.c_in) * w.taps() * experts * nr;
         let of_group = group * (w.outputs() * nr + w.inputs() * CHANNELS);
-        let scratch = 2 * w.images * experts * nr + of_group + 2 * of_tile;
-        team.run(panels * splits, scratch, |part, scratch| {
+        let lens =
+            [2 * w.images * experts * nr, of_group + 2 * of_tile, Landing::scratch(self, isa, CHANNELS)];
+        team.run(panels * splits, lens.iter().sum(), |part, scratch| {
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
             let (own, rest) = scratch.split_at_mut(w.images * experts * nr);
             let (sums, rest) = rest.split_at_mut(w.images * experts * nr);
+            let (rest, landing) = rest.split_at_mut(lens[1]);
             copy_columns(coefs, n, 0..w.images * experts, block, nr, own);
             sums.fill(0.0);
-            let part = Part { coefs: own, x, dy, dw, block };
-            let tiles = split * tiles.count / splits..(split + 1) * tiles.count / splits;
-            self.few_pixels_part(isa, &part, tiles, group, (sums, rest));
+            let range = split * tiles.count / splits..(split + 1) * tiles.count / splits;
+            let landing = gradient.landing(self, isa, block, 0, (landing, tiles.end(range.start)));
+            let part = Part { coefs: own, x, dy, weights: self.weights_of(gradient.update.as_ref()), block };
+            self.few_pixels_part(isa, &part, range, group, (sums, rest), landing);
             for (i, sums) in sums.chunks_exact(nr).enumerate() {
                 // SAFETY: this part alone has the columns of the block of its split.
                 let out = unsafe { shared.slice(split * of_images + i * n + block.c0, block.cols) };
@@ -72,6 +77,7 @@ impl Dense<'_> {
         tiles: std::ops::Range<usize>,
         group: usize,
         (d_coefs, scratch): (&mut [f32], &mut [f32]),
+        mut landing: Landing<'_>,
     ) {
         let (w, experts, nr, block) = (self.window, self.experts, isa.nr(), part.block);
         let (outputs, inputs, taps) = (w.outputs(), w.inputs(), w.taps());
@@ -82,13 +88,14 @@ impl Dense<'_> {
         let mut met = vec![(Vec::with_capacity(group * outputs), Vec::with_capacity(group)); taps];
         let mut ready = usize::MAX;
         let mut places = Vec::new();
+        let behind = all.end(tiles.end);
         for [c, rows] in tiles.map(|tile| all.at(tile)) {
             let len = rows * taps * experts * nr;
             let (weights, d_weights) = (&mut weights[..len], &mut d_weights[..len]);
             if places.len() != rows * taps {
                 places = self.tile_places([[c, rows]].into_iter());
             }
-            self.pack_tile(isa, block, [c, rows], &places, weights);
+            self.pack_tile((isa, part.weights), block, [c, rows], &places, weights);
             for first in (0..w.images).step_by(group) {
                 let end = w.images.min(first + group);
                 if ready != first {
@@ -117,7 +124,8 @@ impl Dense<'_> {
                     });
                 }
             }
-            self.unpack_tile(isa, block, [c, rows], &places, (d_weights, part.dw));
+            self.unpack_tile(&mut landing, [c, rows], &places, (nr, d_weights));
+            landing.landed(c + rows, c + rows == behind);
         }
     }
 

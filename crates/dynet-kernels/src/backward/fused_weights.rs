@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 use crate::backward::dense::{Block, Dense};
-use crate::backward::dense_weights::{CHUNK, Tiles, add_parts, copy_columns, of_run};
+use crate::backward::dense_weights::{CHUNK, Tiles, copy_columns};
 use crate::backward::few_weights::few_pixels;
+use crate::backward::goal::{Goal, Landing, Sums};
 use crate::backward::team::{Raw, Team};
-use crate::backward::update::Update;
 use crate::backward::weight_tile::{DynamicTile, Operands, Pair, dynamic_rows};
 use crate::isa::Isa;
 
@@ -35,7 +35,7 @@ struct Part<'a> {
     /// `[tile][images][pixels][channels of the tile]`.
     x: &'a [f32],
     dy: &'a [f32],
-    dw: Raw,
+    weights: *const f32,
 }
 
 /// Scratch memory of a part: coefficients and the sums of their gradient `[images][experts][nr]`, the packed gradient of
@@ -49,8 +49,8 @@ struct Scratch<'a> {
 }
 
 impl Dense<'_> {
-    /// The gradients of weights, or with an `update` their new values, and of coefficients of a layer whose kernels are
-    /// fused for each image; `d_coefs` is overwritten.
+    /// The gradients of weights and of coefficients of a layer whose kernels are fused for each image; `d_coefs` is
+    /// overwritten.
     ///
     /// # Panics
     /// If the sizes do not fit each other.
@@ -59,18 +59,16 @@ impl Dense<'_> {
         team: &mut Team,
         coefs: &[f32],
         [x, dy]: [&[f32]; 2],
-        [dw, d_coefs]: [&mut [f32]; 2],
-        update: Option<Update<'_>>,
+        goal: Goal<'_>,
+        d_coefs: &mut [f32],
     ) {
-        let update = update.as_ref();
-        self.check(x.len(), dy.len());
-        self.check_gradient(dw, update);
+        self.check_maps(x.len(), dy.len());
+        self.check_goal(&goal);
         let (isa, n, experts, images) = (team.isa, self.c_out, self.experts, self.window.images);
         let of_images = images * experts * n;
         assert_eq!((coefs.len(), d_coefs.len()), (of_images, of_images), "coefficients of a batch");
         if self.window.outputs() <= few_pixels(isa, experts) {
-            self.few_pixels_weights(team, coefs, [x, dy], [&mut *dw, d_coefs]);
-            return update.into_iter().for_each(|update| update.finish(team, self.weights, dw));
+            return self.few_pixels_weights(team, coefs, [x, dy], goal, d_coefs);
         }
         let (nr, rows, taps) = (isa.nr(), self.window.outputs(), self.window.taps());
         let most = dynamic_rows(Self::mr(isa));
@@ -80,58 +78,54 @@ impl Dense<'_> {
         let runs = Self::runs(panels * splits, images * rows, CHUNK.max(rows));
         // The gradient of the coefficients of each split, that of the weights of each run of images behind the first, to
         // be added up in order, and the input in tiles.
-        let (of_splits, of_runs) = (splits * of_images, (runs - 1) * dw.len());
+        let (of_splits, of_runs) = (splits * of_images, goal.sums(runs));
         let mut shared = team.take_shared(of_splits + of_runs + x.len());
         let (of_coefs, rest) = shared.split_at_mut(of_splits);
         let (of_weights, rest) = rest.split_at_mut(of_runs);
         let turned = &mut rest[..x.len()];
         self.turn_input(team, tiles, x, turned);
-        let (outs, sums) = ([&mut *dw, &mut *of_weights].map(Raw::of), Raw::of(of_coefs));
+        let (gradient, sums) = (Sums::new(goal, runs, of_weights), Raw::of(of_coefs));
         let group = (CHUNK_OF_IMAGES / rows).clamp(1, images.div_ceil(runs));
         let bundle = PACKED_CHANNELS.div_ceil(most);
         let places = if group * runs >= images { (bundle * most).min(self.c_in) } else { self.c_in };
         let of_coefs = images.div_ceil(runs) * experts * nr;
         let lens = [of_coefs, of_coefs, group * rows * nr, places * taps * experts * nr];
-        let scratch = lens.iter().sum::<usize>() + lens[3];
+        let scratch = lens.iter().sum::<usize>() + lens[3] + Landing::scratch(self, isa, bundle * most);
         let turned = &*turned;
         team.run(panels * splits * runs, scratch, |part, scratch| {
             let (part, run) = (part / runs, part % runs);
             let (block, split) = (Block::new(part / splits, nr, n), part % splits);
             let images = run * images / runs..(run + 1) * images / runs;
             let range = split * tiles.count / splits..(split + 1) * tiles.count / splits;
-            let dw = of_run(outs, run, self.weights.len());
             let (own, rest) = scratch.split_at_mut(lens[0]);
             let (sum, rest) = rest.split_at_mut(lens[1]);
             let (panel, rest) = rest.split_at_mut(lens[2]);
-            let (weights, d_weights) = rest.split_at_mut(lens[3]);
+            let (weights, rest) = rest.split_at_mut(lens[3]);
+            let (d_weights, landing) = rest.split_at_mut(lens[3]);
             let (sum, at) = (&mut sum[..images.len() * experts * nr], images.start * experts);
             copy_columns(coefs, n, at..images.end * experts, block, nr, own);
             sum.fill(0.0);
-            let of_split = tiles.channels(range.clone());
-            let part = Part { block, tiles, range, bundle, images, group, x: turned, dy, dw };
+            let landing = gradient.landing(self, isa, block, run, (landing, tiles.end(range.start)));
+            let weights_of_layer = self.weights_of(gradient.update.as_ref());
+            let part =
+                Part { block, tiles, range, bundle, images, group, x: turned, dy, weights: weights_of_layer };
             let scratch = Scratch { coefs: own, d_coefs: sum, panel, weights, d_weights };
-            self.fused_weights_part(isa, &part, scratch);
-            if let (Some(update), 1) = (update, runs) {
-                self.update_block(isa, update, block, of_split, dw);
-            }
+            self.fused_weights_part(isa, &part, scratch, landing);
             for (i, sum) in sum.chunks_exact(nr).enumerate() {
                 // SAFETY: this part alone has the columns of the block of these images of its split.
                 let out = unsafe { sums.slice(split * of_images + (at + i) * n + block.c0, block.cols) };
                 out.copy_from_slice(&sum[..block.cols]);
             }
         });
+        gradient.finish(team);
         Self::add_splits(&shared[..of_splits], d_coefs);
-        add_parts(dw, &shared[of_splits..][..of_runs]);
-        if let (Some(update), 2..) = (update, runs) {
-            update.finish(team, self.weights, dw);
-        }
         team.put_back(shared);
     }
 
-    fn fused_weights_part(&self, isa: Isa, part: &Part<'_>, scratch: Scratch<'_>) {
+    fn fused_weights_part(&self, isa: Isa, part: &Part<'_>, scratch: Scratch<'_>, mut landing: Landing<'_>) {
         let (nr, experts, outputs, taps) =
             (isa.nr(), self.experts, self.window.outputs(), self.window.taps());
-        let Part { block, tiles, range, bundle, images, group, x, dy, dw } = part;
+        let Part { block, tiles, range, bundle, images, group, x, dy, weights: of_layer } = part;
         let Scratch { coefs, d_coefs, panel, weights, d_weights } = scratch;
         let alone = *group >= images.len();
         let (mut pairs, mut ends) = (Vec::with_capacity(group * outputs * taps), Vec::new());
@@ -152,7 +146,7 @@ impl Dense<'_> {
                 let len = places.len() * experts * nr;
                 let (weights, d_weights) = (&mut weights[start..][..len], &mut d_weights[start..][..len]);
                 if first == images.start {
-                    self.pack_tile(isa, *block, all, &places, weights);
+                    self.pack_tile((isa, *of_layer), *block, all, &places, weights);
                     d_weights.fill(0.0);
                 }
                 for [c, rows] in bundle {
@@ -178,7 +172,9 @@ impl Dense<'_> {
                     });
                 }
                 if end == images.end {
-                    self.unpack_tile(isa, *block, all, &places, (d_weights, *dw));
+                    self.unpack_tile(&mut landing, all, &places, (nr, d_weights));
+                    let end = all[0] + all[1];
+                    landing.landed(end, end == tiles.end(range.end));
                 }
             }
         }

@@ -19,6 +19,7 @@ mod few_tile;
 mod few_weights;
 mod fuse;
 mod fused_weights;
+mod goal;
 mod grouped;
 mod maps;
 mod mix;
@@ -34,6 +35,7 @@ mod window;
 
 pub use dense::Dense;
 pub use few_product::FUSED_EXPERTS;
+pub use goal::Goal;
 pub use grouped::Grouped;
 pub use maps::{add_columns, from_planes, put_columns, shuffle_columns, to_planes};
 pub use mix::{mix, mix_backward, softmax, softmax_backward};

@@ -11,6 +11,9 @@ use crate::vector::{Job, MAX_LANES, Vector};
 /// Values of a part of the job.
 const CHUNK: usize = 1 << 15;
 
+/// Values of a cache line.
+const LINE: usize = 16;
+
 /// Stochastic gradient descent in PyTorch's forms: `g += decay w`, `v = momentum v + g`, then `w -= rate v`, or with
 /// Nesterov `w -= rate (g + momentum v)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,12 +47,13 @@ pub struct AdamW {
     pub steps: usize,
 }
 
-/// A rule with the state that it changes, for one parameter.
+/// A rule with the weights and the state that it changes.
 ///
-/// It is applied to the weights in place ([`Self::step`]), or by a kernel to the rows of a gradient as they leave it,
-/// which are in cache then and become the new weights.
+/// It is made from a gradient ([`Self::step`]), or by the kernel that computes the gradient, rows of which are in cache
+/// then ([`Goal`](super::Goal)).
 pub struct Update<'a> {
     rule: AnyRule,
+    weights: Raw,
     state: [Raw; 2],
     /// Values of the weights.
     len: usize,
@@ -65,27 +69,24 @@ enum AnyRule {
 }
 
 impl<'a> Update<'a> {
-    /// SGD of `len` weights; without momentum there is no velocity.
+    /// SGD of some weights; without momentum there is no velocity.
     ///
     /// # Panics
     /// If the velocity has another length.
-    pub fn sgd(sgd: &Sgd, len: usize, velocity: Option<&'a mut [f32]>) -> Self {
+    pub fn sgd(sgd: &Sgd, weights: &'a mut [f32], velocity: Option<&'a mut [f32]>) -> Self {
         let [rate, momentum, decay, scale] = [sgd.rate, sgd.momentum, sgd.decay, sgd.scale].map(|x| x as f32);
         let rule = SgdRule { rate, momentum, nesterov: sgd.nesterov, decay, scale };
         match velocity {
-            Some(velocity) => {
-                assert_eq!(velocity.len(), len, "velocity");
-                Self { rule: AnyRule::Momentum(rule), state: [Raw::of(velocity); 2], len, own: PhantomData }
-            }
-            None => Self { rule: AnyRule::Sgd(rule), state: [Raw::of(&mut []); 2], len, own: PhantomData },
+            Some(velocity) => Self::new(AnyRule::Momentum(rule), weights, [Some(velocity), None]),
+            None => Self::new(AnyRule::Sgd(rule), weights, [None, None]),
         }
     }
 
-    /// AdamW with the running means of the gradient and of its square.
+    /// AdamW of some weights with the running means of the gradient and of its square.
     ///
     /// # Panics
     /// If these differ in length.
-    pub fn adamw(adamw: &AdamW, [mean, square]: [&'a mut [f32]; 2]) -> Self {
+    pub fn adamw(adamw: &AdamW, weights: &'a mut [f32], [mean, square]: [&'a mut [f32]; 2]) -> Self {
         let AdamW { rate, betas, epsilon, decay, scale, steps } = *adamw;
         let steps = i32::try_from(steps).unwrap_or(i32::MAX);
         let [fix, square_fix] = betas.map(|b| 1.0 - b.powi(steps));
@@ -98,9 +99,17 @@ impl<'a> Update<'a> {
             left: (1.0 - rate * decay) as f32,
             scale: scale as f32,
         };
-        let len = mean.len();
-        assert_eq!(square.len(), len, "mean of the squares");
-        Self { rule: AnyRule::AdamW(rule), state: [mean, square].map(Raw::of), len, own: PhantomData }
+        Self::new(AnyRule::AdamW(rule), weights, [Some(mean), Some(square)])
+    }
+
+    fn new(rule: AnyRule, weights: &'a mut [f32], state: [Option<&'a mut [f32]>; 2]) -> Self {
+        let len = weights.len();
+        let state = state.map(|state| {
+            let state = state.unwrap_or_default();
+            assert!(state.is_empty() || state.len() == len, "{} values of state, {len} weights", state.len());
+            Raw::of(state)
+        });
+        Self { rule, weights: Raw::of(weights), state, len, own: PhantomData }
     }
 
     /// Values of the weights.
@@ -108,41 +117,44 @@ impl<'a> Update<'a> {
         self.len
     }
 
-    /// Updates `weights` in place.
+    /// The weights as they are, for those who read them before they change.
+    pub(super) fn weights(&self) -> *const f32 {
+        self.weights.at(0)
+    }
+
+    /// Updates the weights.
     ///
     /// # Panics
-    /// If the sizes do not fit each other.
-    pub fn step(self, team: &mut Team, weights: &mut [f32], grad: &[f32]) {
-        assert_eq!([weights.len(), grad.len()], [self.len; 2], "weights and gradient of an update");
+    /// If the gradient has another length.
+    pub fn step(&self, team: &mut Team, grad: &[f32]) {
+        assert_eq!(grad.len(), self.len, "gradient of {} weights", self.len);
         let isa = team.isa;
-        team.chunks(weights, CHUNK, |part, weights| {
-            let (start, len) = (part * CHUNK, weights.len());
-            let new = weights.as_mut_ptr();
-            // SAFETY: chunks do not overlap, of the weights and so of the state.
-            unsafe { self.values(isa, start, Values { old: new, grad: grad[start..].as_ptr(), new, len }) }
+        team.run(self.len.div_ceil(CHUNK), 0, |part, _| {
+            let (start, len) = (part * CHUNK, CHUNK.min(self.len - part * CHUNK));
+            // SAFETY: this part alone has these weights.
+            unsafe { self.apply(isa, start, grad[start..][..len].as_ptr(), len) }
         });
     }
 
-    /// Turns a whole gradient into the new values of `weights`.
-    pub(super) fn finish(&self, team: &mut Team, weights: &[f32], dw: &mut [f32]) {
-        let isa = team.isa;
-        let (total, dw) = (dw.len(), Raw::of(dw));
-        team.run(total.div_ceil(CHUNK), 0, |part, _| {
-            let start = part * CHUNK;
-            // SAFETY: this part alone has these values.
-            unsafe { self.rows(isa, weights, dw, start, CHUNK.min(total - start)) }
-        });
+    /// Asks memory for the state of weights `start..start + len`, which need not exist: they will be updated next. The
+    /// weights themselves are in cache where a kernel has read them.
+    pub(super) fn ask_for(&self, isa: Isa, start: usize, len: usize) {
+        let states = match self.rule {
+            AnyRule::Sgd(_) => 0,
+            AnyRule::Momentum(_) => 1,
+            AnyRule::AdamW(_) => 2,
+        };
+        self.state[..states].iter().for_each(|state| isa.run(Ask { from: state.at(start), len }));
     }
 
-    /// Turns values `start..start + len` of a gradient into the new ones of `weights`.
+    /// Updates weights `start..start + len` from their gradient.
     ///
     /// # Safety
-    /// They must exist and be the caller's alone, those of the state too.
-    pub(super) unsafe fn rows(&self, isa: Isa, weights: &[f32], dw: Raw, start: usize, len: usize) {
-        let new = dw.at(start);
-        let values = Values { old: weights[start..start + len].as_ptr(), grad: new, new, len };
+    /// The weights must exist and be the caller's alone, and the gradient have as many values.
+    pub(super) unsafe fn apply(&self, isa: Isa, start: usize, grad: *const f32, len: usize) {
+        let weights = self.weights.at(start);
         // SAFETY: the caller's promise.
-        unsafe { self.values(isa, start, values) }
+        unsafe { self.values(isa, start, Values { weights, grad, len }) }
     }
 
     /// # Safety
@@ -165,8 +177,8 @@ pub fn average(team: &mut Team, mean: &mut [f32], values: &[f32], keep: f64) {
     assert_eq!(mean.len(), values.len(), "mean and values");
     let (isa, rule) = (team.isa, Mean { keep: keep as f32, take: (1.0 - keep) as f32 });
     team.chunks(mean, CHUNK, |part, mean| {
-        let new = mean.as_mut_ptr();
-        let values = Values { old: new, grad: values[part * CHUNK..].as_ptr(), new, len: mean.len() };
+        let (len, grad) = (mean.len(), values[part * CHUNK..].as_ptr());
+        let values = Values { weights: mean.as_mut_ptr(), grad, len };
         isa.run(Step { rule, values, state: [] });
     });
 }
@@ -256,11 +268,10 @@ impl Rule<0> for Mean {
     }
 }
 
-/// Weights, their gradient, and where the new ones go, which may be either.
+/// Weights and their gradient.
 struct Values {
-    old: *const f32,
+    weights: *mut f32,
     grad: *const f32,
-    new: *mut f32,
     len: usize,
 }
 
@@ -276,21 +287,36 @@ impl<R: Rule<N>, const N: usize> Job for Step<R, N> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Values { old, grad, new, len } = self.values;
+        let Values { weights, grad, len } = self.values;
         for i in (0..len).step_by(V::LANES) {
             let lanes = (len - i).min(V::LANES);
             // SAFETY: all have `len` values.
             unsafe {
                 let places = self.state.map(|s| s.add(i));
                 let state = places.map(|s| v.load_some(s, lanes));
-                let [w, g] = [old, grad].map(|p| v.load_some(p.add(i), lanes));
+                let [w, g] = [weights.cast_const(), grad].map(|p| v.load_some(p.add(i), lanes));
                 let (weight, state) = self.rule.apply(v, w, state, g);
-                v.store_some(new.add(i), weight, lanes);
+                v.store_some(weights.add(i), weight, lanes);
                 for (place, state) in places.into_iter().zip(state) {
                     v.store_some(place, state, lanes);
                 }
             }
         }
+    }
+}
+
+/// Asks for the cache lines of some values.
+struct Ask {
+    from: *const f32,
+    len: usize,
+}
+
+impl Job for Ask {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        (0..self.len).step_by(LINE).for_each(|i| v.prefetch(self.from.wrapping_add(i).cast()));
     }
 }
 

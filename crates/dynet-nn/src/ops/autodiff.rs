@@ -20,7 +20,8 @@ use dynet_kernels::backward as kernels;
 use crate::ops::backward::Gradient;
 use crate::ops::forward::{Chance, Context, Note, Pass};
 use crate::ops::graph::{Action, Graph};
-use crate::ops::update::{Updates, is_whole};
+use crate::ops::slots::{Lent, Slots};
+use crate::ops::update::is_whole;
 use crate::ops::with_engine;
 
 type Tracked = FloatTensor<Autodiff<Flex>>;
@@ -29,13 +30,13 @@ type Tracked = FloatTensor<Autodiff<Flex>>;
 #[derive(Debug)]
 struct Tape {
     graph: Arc<Graph>,
-    /// Contiguous.
-    params: Vec<FlexTensor>,
+    /// Contiguous; none of those that are lent.
+    params: Vec<Option<FlexTensor>>,
     shape: [usize; 4],
     pass: Mutex<Option<Pass>>,
     gradients: Mutex<Vec<Option<FlexTensor>>>,
-    /// Updates that backward makes.
-    updates: Option<Updates>,
+    /// Parameters that backward updates.
+    slots: Option<Slots>,
 }
 
 /// Logits, and each norm's mean and unbiased variance of the batch.
@@ -49,15 +50,15 @@ pub(crate) struct Outcome {
 /// Runs a net on a batch. `None` where Burn's own operations have to: on another backend, without autodiff, with
 /// gradient checkpointing or for another number type than f32.
 ///
-/// `masks` gives for each node that drops a factor for each of its values, channels first. Parameters whose `updates`
-/// backward makes get no gradient.
+/// `masks` gives for each node that drops a factor for each of its values, channels first. Parameters that lie in `slots`
+/// are updated by backward and get no gradient.
 pub(crate) fn forward(
     graph: &Arc<Graph>,
     images: &Tensor<4>,
     params: Vec<Tracked>,
     masks: impl FnOnce() -> Vec<Option<Vec<f32>>>,
     temperature: f32,
-    updates: Option<&Updates>,
+    slots: Option<&Slots>,
 ) -> Option<Outcome> {
     let shape = images.dims();
     let [n, c, h, w] = shape;
@@ -65,8 +66,14 @@ pub(crate) fn forward(
     if params.len() != graph.params || n == 0 || [c, h, w] != graph.image {
         return None;
     }
-    let flex: Vec<FlexTensor> = params.iter().map(|p| p.primitive().to_contiguous()).collect();
-    let slices: Vec<&[f32]> = flex.iter().map(FlexTensor::as_slice::<f32>).collect::<Option<_>>()?;
+    let lent: Vec<_> = (0..params.len()).map(|index| slots?.values(index)).collect();
+    let flex = params.iter().zip(&lent).map(|(p, lent)| match lent {
+        Some(_) => None,
+        None => Some(p.primitive().to_contiguous()),
+    });
+    let flex: Vec<Option<FlexTensor>> = flex.collect();
+    let slices = flex.iter().zip(&lent).map(|(own, lent)| own.as_ref().or(lent.as_ref())?.as_slice::<f32>());
+    let slices: Vec<&[f32]> = slices.collect::<Option<_>>()?;
     let pixels = image.primitive().to_contiguous();
     let pixels = pixels.as_slice::<f32>()?;
     let of_nodes = masks();
@@ -75,8 +82,7 @@ pub(crate) fn forward(
         let mut x = arena.take(pixels.len());
         kernels::from_planes(team, pixels, c, h * w, &mut x);
         let gradient: &mut dyn FnMut(usize) -> FlexTensor = &mut |_| unreachable!("forward has no gradients");
-        let update: &mut dyn FnMut(usize) -> _ = &mut |_| None;
-        let mut context = Context { graph, team, arena, params: &slices, gradient, update };
+        let mut context = Context { graph, team, arena, params: &slices, lent: &mut [], gradient };
         let pass = context.forward(n, x, Chance { masks, temperature });
         let logits = pass.maps[graph.output].as_deref().map(<[f32]>::to_vec);
         (pass, logits)
@@ -92,7 +98,7 @@ pub(crate) fn forward(
         shape,
         pass: Mutex::new(Some(pass)),
         gradients: Mutex::default(),
-        updates: updates.cloned(),
+        slots: slots.cloned(),
     });
     let classes = graph.sizes[graph.output].c;
     let logits = FlexTensor::from_data(TensorData::new(logits?, [n, classes]));
@@ -181,13 +187,23 @@ impl Tape {
     /// Runs backward: leaves the gradients of the parameters, returns that of the images if it is asked for.
     fn run(&self, d_logits: &FlexTensor, of_images: bool) -> Option<FlexTensor> {
         let pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let slices: Vec<&[f32]> = self.params.iter().filter_map(FlexTensor::as_slice::<f32>).collect();
+        let mut taken = match &self.slots {
+            Some(slots) => Some(slots.take()?),
+            None => None,
+        };
+        let mut none: Vec<_> = self.params.iter().map(|_| None).collect();
+        let lent: &mut [Option<Lent>] = taken.as_mut().map_or(&mut none, |taken| &mut taken.all);
+        let slices = self.params.iter().zip(&*lent).map(|(own, lent)| match own {
+            Some(own) => own.as_slice::<f32>(),
+            None => lent.as_ref().map(|_| &[][..]),
+        });
+        let slices: Vec<&[f32]> = slices.collect::<Option<_>>()?;
         let d_logits = d_logits.as_slice::<f32>()?;
         let [_, c, h, w] = self.shape;
         let mut last = self.graph.gradients.lock().unwrap_or_else(PoisonError::into_inner);
         last.resize(self.params.len(), None);
         let gradient: &mut dyn FnMut(usize) -> FlexTensor = &mut |index| {
-            let like = &self.params[index];
+            let Some(like) = &self.params[index] else { unreachable!("a lent parameter needs no gradient") };
             // Nobody else holds it when the count says so: then its memory is used again.
             match last[index].take() {
                 Some(old)
@@ -198,13 +214,11 @@ impl Tape {
                 _ => FlexTensor::empty(like.layout().shape().clone(), like.dtype()),
             }
         };
-        let update: &mut dyn FnMut(usize) -> _ =
-            &mut |index| self.updates.as_ref()?.take(index, slices[index].len());
         let (grads, d_images) = with_engine(|team, arena| {
             let mut d = arena.take(d_logits.len());
             d.copy_from_slice(d_logits);
             let graph = &self.graph;
-            let mut context = Context { graph, team, arena, params: &slices, gradient, update };
+            let mut context = Context { graph, team, arena, params: &slices, lent, gradient };
             let (grads, d_images) = context.backward(pass, d, of_images);
             let d_images = d_images.map(|d| {
                 let mut planes = vec![0.0; d.len()];
@@ -214,27 +228,15 @@ impl Tape {
             });
             (grads, d_images)
         })?;
-        let mut all = Vec::with_capacity(self.params.len());
-        for (index, (gradient, like)) in grads.params.into_iter().zip(&self.params).enumerate() {
-            let own = match gradient {
-                Some(Gradient::Given(tensor)) => Some(tensor),
-                Some(Gradient::Small(values)) => {
-                    Some(FlexTensor::from_data(TensorData::new(values, like.layout().shape().clone())))
-                }
-                Some(Gradient::Updated(values, state)) => {
-                    if let Some(updates) = &self.updates {
-                        updates.done(index, values, state);
-                    }
-                    // The module takes the new values and leaves the memory of the old ones for the next.
-                    last[index] = Some(like.clone());
-                    all.push(None);
-                    continue;
-                }
-                None => None,
-            };
-            last[index].clone_from(&own);
-            all.push(own);
-        }
+        let of = |(gradient, like): (Option<Gradient>, &Option<FlexTensor>)| match (gradient?, like) {
+            (Gradient::Given(tensor), _) => Some(tensor),
+            (Gradient::Small(values), Some(like)) => {
+                Some(FlexTensor::from_data(TensorData::new(values, like.layout().shape().clone())))
+            }
+            (Gradient::Small(_), None) => None,
+        };
+        let all: Vec<_> = grads.params.into_iter().zip(&self.params).map(of).collect();
+        last.clone_from(&all);
         drop(last);
         *self.gradients.lock().unwrap_or_else(PoisonError::into_inner) = all;
         d_images.map(|values| FlexTensor::from_data(TensorData::new(values, self.shape)))

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
 use dynet_kernels::Activation;
-use dynet_kernels::backward::{self as kernels, Dense, Window};
+use dynet_kernels::backward::{self as kernels, Dense, Goal, Team, Window};
 use dynet_net::{CoefActivation, Conv2d, Head, Predictor};
 
 use crate::ops::arena::Map;
 use crate::ops::forward::{
-    Context, Note, Pass, Prediction, Way, apply_mask, coefs_of, dense, grouped, map, params_of, way,
+    Context, Note, Pass, Prediction, Way, apply_mask, coefs_of, dense, grouped, map, way,
 };
 use crate::ops::graph::{Action, Step, point};
-use crate::ops::update::ParamUpdate;
+use crate::ops::slots::Lent;
 
 /// Gradients on their way to the front.
 pub(super) struct Gradients {
@@ -21,7 +21,7 @@ pub(super) struct Gradients {
     maps: Vec<Option<Map>>,
     /// Of the coefficients of each predictor's heads.
     coefs: HashMap<usize, Vec<Map>>,
-    /// Of the parameters; none where the logits do not depend on them.
+    /// Of the parameters; none of those that are updated, or that the logits do not depend on.
     pub(super) params: Vec<Option<Gradient>>,
 }
 
@@ -29,20 +29,8 @@ pub(super) struct Gradients {
 pub(super) enum Gradient {
     /// Of weights: in the memory that the caller gave.
     Given(FlexTensor),
-    /// Not the gradient but the new values, in the memory that the caller gave, with the new state.
-    Updated(FlexTensor, Vec<FlexTensor>),
     /// Of a value a channel.
     Small(Vec<f32>),
-}
-
-impl Gradient {
-    /// Of memory that a kernel has written, where `update` says with what.
-    fn of(given: FlexTensor, update: Option<ParamUpdate<FlexTensor>>) -> Self {
-        match update {
-            Some(update) => Self::Updated(given, update.state),
-            None => Self::Given(given),
-        }
-    }
 }
 
 impl Context<'_> {
@@ -241,61 +229,63 @@ impl Context<'_> {
         wants: bool,
         grads: &mut Gradients,
     ) {
-        let params = params_of(self.params, step);
-        let (weights, node) = (params[0], step.inputs[0]);
+        let (index, node) = (step.params[0], step.inputs[0]);
         let x = map(&pass.maps, node);
         let experts = conv.dynamic.map_or(1, |d| d.experts);
         let coefs = place.map(|place| coefs_of(self.graph, &pass.notes, place, conv.c_out));
         let coefs = coefs.as_deref();
         let way = way(conv, window);
-        let mut given = (self.gradient)(step.params[0]);
-        let dw: &mut [f32] = given.storage_mut();
-        // Kernels in groups are small, and updated behind the pass.
-        let mut own = if let Way::Grouped = way { None } else { (self.update)(step.params[0]) };
-        let update = own.as_mut().map(|own| own.kernel(dw.len()));
         let mut d_coefs = self.arena.take(coefs.map_or(0, <[f32]>::len));
         let (mut dx, adds) =
             if wants { self.open(node, pass.images, grads) } else { (self.arena.take(0), false) };
-        if params.len() > 1 {
+        if step.params[1] > 1 {
             let sums = kernels::column_sums(self.team, &dy, conv.c_out);
-            grads.params[step.params[0] + 1] = Some(Gradient::Small(sums));
+            grads.params[index + 1] = Some(Gradient::Small(sums));
         }
+        // First the input, then the weights, whose values may change.
+        let weights = values(self.params, self.lent, index);
         let team = &mut *self.team;
         match (way, coefs, note) {
             (Way::Grouped, coefs, _) => {
                 let g = grouped(window, conv, weights);
-                g.backward_weights(team, coefs, [x, &dy], dw, &mut d_coefs);
+                let mut given = (self.gradient)(index);
+                g.backward_weights(team, coefs, [x, &dy], given.storage_mut(), &mut d_coefs);
                 if wants {
                     g.backward_input(team, coefs, &dy, &mut dx, adds);
                 }
+                grads.params[index] = Some(Gradient::Given(given));
             }
             (Way::Fuse, Some(coefs), _) => {
-                let d = dense(window, conv, experts, weights);
-                d.backward_weights_fused(team, coefs, [x, &dy], [dw, &mut d_coefs], update);
                 if wants {
+                    let d = dense(window, conv, experts, weights);
                     d.backward_input_fused(team, coefs, &dy, &mut dx, adds);
                 }
+                grads.params[index] = self.weights_back(index, |team, weights, goal| {
+                    let d = dense(window, conv, experts, weights);
+                    d.backward_weights_fused(team, coefs, [x, &dy], goal, &mut d_coefs);
+                });
             }
             (Way::Mix, Some(coefs), Note::Stack(mut stack)) => {
                 let sizes = [pass.images, experts, conv.c_out];
                 kernels::mix_backward(team, &mut stack, coefs, sizes, &dy, &mut d_coefs);
-                let d = dense(window, conv, 1, weights);
-                d.backward_weights(team, [x, &stack], dw, update);
                 if wants {
-                    d.backward_input(team, &stack, &mut dx, adds);
+                    dense(window, conv, 1, weights).backward_input(team, &stack, &mut dx, adds);
                 }
+                grads.params[index] = self.weights_back(index, |team, weights, goal| {
+                    dense(window, conv, 1, weights).backward_weights(team, [x, &stack], goal);
+                });
                 self.arena.give(stack);
             }
             _ => {
-                let d = dense(window, conv, 1, weights);
-                d.backward_weights(team, [x, &dy], dw, update);
                 if wants {
-                    d.backward_input(team, &dy, &mut dx, adds);
+                    dense(window, conv, 1, weights).backward_input(team, &dy, &mut dx, adds);
                 }
+                grads.params[index] = self.weights_back(index, |team, weights, goal| {
+                    dense(window, conv, 1, weights).backward_weights(team, [x, &dy], goal);
+                });
             }
         }
         self.arena.give(dy);
-        grads.params[step.params[0]] = Some(Gradient::of(given, own));
         if wants {
             grads.maps[node] = Some(dx);
         }
@@ -305,6 +295,21 @@ impl Context<'_> {
             }
             None => self.arena.give(d_coefs),
         }
+    }
+
+    /// Hands the weights and what is to become of their gradient to `job`; returns the gradient if it is that.
+    fn weights_back(
+        &mut self,
+        index: usize,
+        job: impl FnOnce(&mut Team, &[f32], Goal<'_>),
+    ) -> Option<Gradient> {
+        if let Some(Lent { values, update }) = &mut self.lent[index] {
+            job(self.team, &[], Goal::Update(update.kernel(values)));
+            return None;
+        }
+        let mut given = (self.gradient)(index);
+        job(self.team, self.params[index], Goal::Gradient(given.storage_mut()));
+        Some(Gradient::Given(given))
     }
 
     /// Adds a convolution's gradient of its coefficients to its predictor's head.
@@ -338,20 +343,19 @@ impl Context<'_> {
     ) -> Option<Map> {
         let window = self.graph.window(&point(), n);
         let (c_in, c_out) = (x.len() / n, dy.len() / n);
-        let weights = self.params[param];
-        let layer = Dense { window: &window, c_in, c_out, experts: 1, weights };
-        let mut given = (self.gradient)(param);
-        let dw: &mut [f32] = given.storage_mut();
-        let mut own = (self.update)(param);
-        let update = own.as_mut().map(|own| own.kernel(dw.len()));
-        layer.backward_weights(self.team, [x, dy], dw, update);
-        grads.params[param] = Some(Gradient::of(given, own));
-        grads.params[param + 1] = Some(Gradient::Small(kernels::column_sums(self.team, dy, c_out)));
-        wants.then(|| {
+        // First the input, then the weights, whose values may change.
+        let dx = wants.then(|| {
             let mut dx = self.arena.take(x.len());
+            let weights = values(self.params, self.lent, param);
+            let layer = Dense { window: &window, c_in, c_out, experts: 1, weights };
             layer.backward_input(self.team, dy, &mut dx, false);
             dx
-        })
+        });
+        grads.params[param] = self.weights_back(param, |team, weights, goal| {
+            Dense { window: &window, c_in, c_out, experts: 1, weights }.backward_weights(team, [x, dy], goal);
+        });
+        grads.params[param + 1] = Some(Gradient::Small(kernels::column_sums(self.team, dy, c_out)));
+        dx
     }
 
     /// Gradients of a predictor's parameters; returns that of what it pooled.
@@ -415,4 +419,9 @@ impl Context<'_> {
         }
         self.arena.give(d);
     }
+}
+
+/// The values of a parameter, lent or not.
+fn values<'a>(params: &[&'a [f32]], lent: &'a [Option<Lent>], index: usize) -> &'a [f32] {
+    lent[index].as_ref().map_or(params[index], |lent| lent.values.storage())
 }

@@ -9,7 +9,7 @@ use dynet_net::{CoefActivation, Conv2d, Head, Predictor};
 
 use crate::ops::arena::{Arena, Map};
 use crate::ops::graph::{Action, Graph, Step, point};
-use crate::ops::update::ParamUpdate;
+use crate::ops::slots::Lent;
 
 /// Pixels of an image's map up to which experts are mixed, where their number is not the one that the kernels fuse in
 /// registers: then K products of these few pixels cost less than fusing K kernels, and rows of all images share a tile.
@@ -61,11 +61,12 @@ pub(super) struct Context<'a> {
     pub(super) graph: &'a Graph,
     pub(super) team: &'a mut Team,
     pub(super) arena: &'a mut Arena,
+    /// Values of the parameters; on the way back none of those that are lent.
     pub(super) params: &'a [&'a [f32]],
+    /// On the way back: for each parameter whether, and how, its values are to be updated.
+    pub(super) lent: &'a mut [Option<Lent>],
     /// Memory of the size of a parameter for its gradient.
     pub(super) gradient: &'a mut dyn FnMut(usize) -> FlexTensor,
-    /// A parameter's update, where backward is to make it at once.
-    pub(super) update: &'a mut dyn FnMut(usize) -> Option<ParamUpdate<FlexTensor>>,
 }
 
 /// How a convolution is computed.
@@ -96,7 +97,7 @@ fn mixes(experts: usize, window: &Window) -> bool {
 }
 
 /// The parameters of a step.
-pub(super) fn params_of<'a>(params: &[&'a [f32]], step: &Step) -> Vec<&'a [f32]> {
+fn params_of<'a>(params: &[&'a [f32]], step: &Step) -> Vec<&'a [f32]> {
     params[step.params[0]..][..step.params[1]].to_vec()
 }
 

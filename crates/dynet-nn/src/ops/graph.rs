@@ -66,6 +66,18 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
+    /// The parameters that backward updates where it may: weights of dense convolutions and of fully connected layers.
+    /// Kernels in groups are small, and updated behind the pass.
+    pub(super) fn updated(&self) -> Vec<usize> {
+        let of_step = |step: &Step| match (&step.op, step.params) {
+            (Action::Conv { conv, .. }, [first, _]) if conv.groups == 1 => vec![first],
+            (Action::Linear, [first, _]) => vec![first],
+            (Action::Predictor { .. }, [first, count]) => (first..first + count).step_by(2).collect(),
+            _ => Vec::new(),
+        };
+        self.steps.iter().flat_map(of_step).collect()
+    }
+
     /// `None` for a net with something that only Burn's own operations do: borders other than zeros, padding that is
     /// wider than the kernel.
     pub(crate) fn new(net: &Net) -> Option<Self> {

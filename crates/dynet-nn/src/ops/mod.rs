@@ -10,12 +10,14 @@
 //! - `arena`: memory of maps, used again from step to step.
 //! - `autodiff`: the node, and one small node for each parameter.
 //! - `update`: the optimizer's updates, in the backward pass or each in a pass of its own.
+//! - `slots`: parameters that a module lends for a step, so that backward can update them where they are.
 
 mod arena;
 mod autodiff;
 mod backward;
 mod forward;
 mod graph;
+mod slots;
 mod update;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,7 +28,8 @@ use dynet_kernels::backward::Team;
 use self::arena::Arena;
 pub(crate) use self::autodiff::{forward, tracked};
 pub(crate) use self::graph::Graph;
-pub use self::update::{ParamUpdate, UpdateRule, Updates, average, square_sum};
+pub(crate) use self::slots::Slots;
+pub use self::update::{ParamUpdate, UpdateRule, average, square_sum};
 
 /// The threads and the memory of all CPU operations.
 #[derive(Default)]

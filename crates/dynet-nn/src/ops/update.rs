@@ -2,15 +2,10 @@
 //! them. Both ways give the same bits there.
 //!
 //! New values are in the memory of the old ones where nobody else holds it. Weights of dense layers need no pass of their
-//! own: backward turns their gradients into new weights while they are in cache ([`Updates`]).
-
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! own: backward updates them while their gradients are in cache (`slots`).
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::module::{ModuleMapper, Param, ParamId};
-use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorData};
 use dynet_kernels::backward::{self as kernels, AdamW, Sgd, Team};
 
@@ -34,11 +29,17 @@ impl UpdateRule {
         }
     }
 
-    fn kernel<'a>(self, len: usize, state: impl Iterator<Item = &'a mut [f32]>) -> kernels::Update<'a> {
+    fn kernel<'a>(
+        self,
+        weights: &'a mut [f32],
+        state: impl Iterator<Item = &'a mut [f32]>,
+    ) -> kernels::Update<'a> {
         let mut state = state;
         match (self, state.next(), state.next()) {
-            (Self::AdamW(adamw), Some(mean), Some(square)) => kernels::Update::adamw(&adamw, [mean, square]),
-            (Self::Sgd(sgd), velocity, _) => kernels::Update::sgd(&sgd, len, velocity),
+            (Self::AdamW(adamw), Some(mean), Some(square)) => {
+                kernels::Update::adamw(&adamw, weights, [mean, square])
+            }
+            (Self::Sgd(sgd), velocity, _) => kernels::Update::sgd(&sgd, weights, velocity),
             _ => unreachable!("AdamW has two means"),
         }
     }
@@ -93,16 +94,17 @@ impl ParamUpdate {
         let kernel = |team: &mut Team, all: Vec<&mut [f32]>, grad: &[f32]| {
             let mut all = all.into_iter();
             if let Some(weights) = all.next() {
-                self.rule.kernel(weights.len(), all).step(team, weights, grad);
+                self.rule.kernel(weights, all).step(team, grad);
             }
         };
         let mut all = in_place(all, grad, kernel, |all, grad| self.rule.with_burn(all, grad));
         (all.remove(0), all)
     }
 
-    /// The same on Flex, for weights of `len` values; `None` where it has tensors of another backend.
-    fn on_flex(&self, len: usize) -> Option<ParamUpdate<FlexTensor>> {
-        let state = self.state.iter().map(|t| t.clone().try_into_primitive::<Flex>().ok());
+    /// The same on Flex, for weights of `len` values; `None` where it has tensors of another backend, type or size.
+    pub(super) fn on_flex(&self, len: usize) -> Option<ParamUpdate<FlexTensor>> {
+        let own = |t: &Tensor<1>| (t.dtype() == DType::F32 && t.dims() == [len]).then(|| t.clone());
+        let state = self.state.iter().map(|t| own(t)?.try_into_primitive::<Flex>().ok().map(whole));
         let mut state = state.collect::<Option<Vec<_>>>()?;
         state.resize_with(self.rule.states(), || {
             FlexTensor::from_data(TensorData::new(vec![0.0_f32; len], [len]))
@@ -112,100 +114,14 @@ impl ParamUpdate {
 }
 
 impl ParamUpdate<FlexTensor> {
-    /// For a kernel that makes the gradient of `len` weights.
-    pub(super) fn kernel(&mut self, len: usize) -> kernels::Update<'_> {
-        self.rule.kernel(len, self.state.iter_mut().map(FlexTensor::storage_mut))
-    }
-}
-
-/// What becomes of one parameter in a step.
-#[derive(Debug)]
-enum Slot {
-    Waiting(ParamUpdate),
-    /// The new values and state are there.
-    Done(FlexTensor, Vec<FlexTensor>),
-    /// A pass is at it.
-    Taken,
-}
-
-/// The updates of a module's parameters in one step, by parameter.
-///
-/// [`NetModule::forward_updating`](crate::NetModule::forward_updating) hands them to the backward pass, which makes those
-/// that it can; [`NetModule::update`](crate::NetModule::update) makes the others, and gives the module the new values.
-#[derive(Clone, Debug)]
-pub struct Updates {
-    ids: Arc<[ParamId]>,
-    slots: Arc<Mutex<Vec<Slot>>>,
-}
-
-impl Updates {
-    /// Of parameters in the order of the module's.
-    pub(crate) fn new(ids: Vec<ParamId>, of: impl FnMut(ParamId) -> ParamUpdate) -> Self {
-        let slots = ids.iter().copied().map(of).map(Slot::Waiting).collect();
-        Self { ids: ids.into(), slots: Arc::new(Mutex::new(slots)) }
+    pub(super) fn into_burn(self) -> ParamUpdate {
+        let state = self.state.into_iter().map(Tensor::from_primitive::<Flex>).collect();
+        ParamUpdate { rule: self.rule, state }
     }
 
-    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a parameter's update, for a pass that is about to make it.
-    pub(super) fn take(&self, index: usize, len: usize) -> Option<ParamUpdate<FlexTensor>> {
-        let mut slots = self.slots();
-        let slot = slots.get_mut(index)?;
-        let Slot::Waiting(update) = slot else { return None };
-        let mut update = update.on_flex(len)?;
-        // Nobody else may hold the state: it would be copied.
-        *slot = Slot::Taken;
-        update.state = update.state.into_iter().map(whole).collect();
-        Some(update)
-    }
-
-    /// Leaves what a pass made of a parameter.
-    pub(super) fn done(&self, index: usize, values: FlexTensor, state: Vec<FlexTensor>) {
-        if let Some(slot) = self.slots().get_mut(index) {
-            *slot = Slot::Done(values, state);
-        }
-    }
-
-    /// Makes the updates that no pass has made.
-    pub(crate) fn apply(self, grads: GradientsParams) -> Apply {
-        let slots = std::mem::take(&mut *self.slots());
-        Apply { slots: self.ids.iter().copied().zip(slots).collect(), grads, states: HashMap::new() }
-    }
-}
-
-/// Gives parameters their new values.
-pub(crate) struct Apply {
-    slots: HashMap<ParamId, Slot>,
-    grads: GradientsParams,
-    /// The new state.
-    pub(crate) states: HashMap<ParamId, Vec<Tensor<1>>>,
-}
-
-impl ModuleMapper for Apply {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(slot) = self.slots.remove(&param.id) else { return param };
-        let (id, tensor, mapper) = param.consume();
-        let tensor = match (slot, self.grads.remove::<D>(id)) {
-            (Slot::Done(values, state), _) => {
-                self.states.insert(id, state.into_iter().map(Tensor::from_primitive::<Flex>).collect());
-                Tensor::from_inner(Tensor::from_primitive::<Flex>(values)).require_grad()
-            }
-            (Slot::Waiting(update), Some(grad)) => {
-                let shape = tensor.dims();
-                let len = shape.iter().product::<usize>();
-                let (values, state) = update.step(tensor.inner().reshape([len]), grad.reshape([len]));
-                self.states.insert(id, state);
-                Tensor::from_inner(values.reshape(shape)).require_grad()
-            }
-            (Slot::Waiting(update), None) => {
-                self.states.insert(id, update.state);
-                tensor
-            }
-            (Slot::Taken, _) => tensor,
-        };
-        Param::from_mapped_value(id, tensor, mapper)
+    /// For a kernel that makes the gradient of `weights`.
+    pub(super) fn kernel<'a>(&'a mut self, weights: &'a mut FlexTensor) -> kernels::Update<'a> {
+        self.rule.kernel(weights.storage_mut(), self.state.iter_mut().map(FlexTensor::storage_mut))
     }
 }
 
