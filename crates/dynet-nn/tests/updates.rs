@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use burn::module::ParamId;
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor};
 use dynet_net::zoo::{self, ZooOptions};
@@ -133,6 +133,34 @@ fn weights_that_somebody_else_holds_stay_as_they_are() {
     step.finish(gradients);
     unchanged(&held, &before);
     assert!(module.weights().get("fc.bias").unwrap().data != before.get("fc.bias").unwrap().data);
+}
+
+/// Freezes one parameter.
+struct Freeze(ParamId);
+
+impl ModuleMapper for Freeze {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if param.id == self.0 { param.set_require_grad(false) } else { param }
+    }
+}
+
+#[test]
+fn frozen_weights_stay_as_they_are_and_frozen() {
+    let (module, before, images) = small();
+    let of = |name: &str| {
+        let specs = module.param_specs();
+        *specs.iter().find(|(_, spec)| spec.name == name).unwrap().0
+    };
+    let frozen = of("layer1.0.conv1.weight");
+    let mut module = module.map(&mut Freeze(frozen));
+    for _ in 0..2 {
+        let (logits, step) =
+            module.step(images.clone() + 1.0, |_| ParamUpdate { rule: RULE, state: Vec::new() });
+        let gradients = GradientsParams::from_grads(logits.square().sum().backward(), step.module());
+        step.finish(gradients);
+    }
+    let changed = |name: &str| module.weights().get(name).unwrap().data != before.get(name).unwrap().data;
+    assert!(!changed("layer1.0.conv1.weight") && changed("layer1.0.conv2.weight"));
 }
 
 #[test]

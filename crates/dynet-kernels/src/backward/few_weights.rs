@@ -66,6 +66,7 @@ impl Dense<'_> {
                 out.copy_from_slice(&sums[..block.cols]);
             }
         });
+        gradient.finish(team);
         Self::add_splits(&partial[..splits * of_images], d_coefs);
         team.put_back(partial);
     }

@@ -48,8 +48,8 @@ impl Slots {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What takes those parameters out of a module that backward of `graph` updates. In their place the module has
-    /// zeros that take no memory.
+    /// What takes those parameters out of a module that backward of `graph` updates, but for frozen ones. In their place
+    /// the module has zeros that take no memory.
     pub(crate) fn lend(&self, graph: &Graph) -> impl ModuleMapper {
         let ids = graph.updated().into_iter().filter_map(|index| Some((*self.ids.get(index)?, index)));
         Lend { slots: self.clone(), indices: ids.collect() }
@@ -118,7 +118,9 @@ struct Lend {
 
 impl ModuleMapper for Lend {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(index) = self.indices.remove(&param.id) else { return param };
+        let Some(index) = self.indices.remove(&param.id).filter(|_| param.is_require_grad()) else {
+            return param;
+        };
         let (id, tensor, mapper) = param.consume();
         let (shape, tensor) = (tensor.dims(), tensor.inner());
         let device = tensor.device();
@@ -170,6 +172,7 @@ impl ModuleMapper for End {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(slot) = self.slots.remove(&param.id) else { return param };
         let gradient = self.gradients.remove::<D>(param.id);
+        let trains = param.is_require_grad();
         let (id, tensor, mapper) = param.consume();
         let (tensor, state) = match (slot, gradient) {
             (Slot::Lent(Lent { values, update }), _) => {
@@ -185,6 +188,6 @@ impl ModuleMapper for End {
             (Slot::Taken, _) => (tensor.inner(), Vec::new()),
         };
         self.states.insert(id, state);
-        Param::from_mapped_value(id, Tensor::from_inner(tensor).require_grad(), mapper)
+        Param::from_mapped_value(id, Tensor::from_inner(tensor).set_require_grad(trains), mapper)
     }
 }
