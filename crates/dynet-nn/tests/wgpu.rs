@@ -33,8 +33,7 @@ fn step(net: &Net, device: &Device, form: Option<Form>) -> BTreeMap<String, Vec<
     let (loss, named, gradients) = pass(&module, device, BATCH, false);
     let named = named.into_iter().map(|(name, values)| (format!("gradient of {name}"), values));
     let mut told: BTreeMap<_, _> = named.collect();
-    let updates = module.updates(|_| ParamUpdate { rule: UpdateRule::Sgd(SGD), state: Vec::new() });
-    let _ = module.update(updates, gradients);
+    let _ = module.update(gradients, |_| ParamUpdate { rule: UpdateRule::Sgd(SGD), state: Vec::new() });
     told.extend(module.weights().iter().map(|(name, tensor)| (name.to_owned(), tensor.data.clone())));
     told.insert("loss".into(), vec![loss]);
     told
