@@ -2,7 +2,7 @@
 
 use crate::activation::Activation;
 use crate::generic::fuse::{FusePanel, fuse};
-use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source, pace};
+use crate::generic::gemm::{Ahead, PACE, PanelProduct, Sink, Source};
 use crate::generic::matvec::MatVec;
 use crate::geometry::Taps;
 use crate::isa::Isa;
@@ -53,7 +53,7 @@ impl Conv<'_> {
     /// beside the rest of its own weights, which it asks for first.
     pub fn ahead_bytes(&self, isa: Isa, pixels: usize, channels: usize) -> usize {
         let (w, panels) = (self.weights, channels.div_ceil(self.weights.nr()));
-        let all = pixels.div_ceil(isa.mr()) * panels * w.k() * pace(w.nr());
+        let all = pixels.div_ceil(isa.mr()) * panels * w.k() * PACE;
         all.saturating_sub(panels * (w.len_bytes() / w.count()))
     }
 

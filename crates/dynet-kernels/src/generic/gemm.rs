@@ -127,12 +127,11 @@ impl Sink {
 /// second-level cache of 1 MiB.
 pub(crate) const FAR_BYTES: usize = 512 << 10;
 
-/// Bytes that a tile asks for with each value of `k`, of panels of `row` values. A tile of 6 x 16 takes 6 cycles for one
-/// value, one of 14 x 32 14 to 28 cycles, so that this is 15 to 30 GB/s, what memory gives a core. At twice that pace the
-/// product waits for what it asked for: ResNets with K = 4 take 8 % longer.
-pub(crate) const fn pace(row: usize) -> usize {
-    if row * size_of::<f32>() > LINE_BYTES { row * size_of::<f32>() } else { LINE_BYTES / 2 }
-}
+/// Bytes that a tile asks for with each value of `k`: half a line. A tile of 6 x 16 takes 6 cycles for one value, one of
+/// 14 x 32 14 to 28, so that this is 5 to 15 GB/s, which leaves room for what the product itself reads. At twice that pace
+/// ResNets with K = 4 took 8 % longer with AVX2, as they waited for what they had asked for; with AVX-512 and a memory that
+/// gives a core some 10 GB/s resnet50 took 15 % longer at four times the pace.
+pub(crate) const PACE: usize = LINE_BYTES / 2;
 
 /// Memory that is read next: the product asks for it while it multiplies. It is never read through these pointers.
 #[derive(Clone, Copy)]
@@ -156,13 +155,13 @@ impl Ahead {
 
     /// Where to go on, and by how much with each value of `k`.
     #[inline(always)]
-    pub(crate) fn step<V: Vector>(&mut self) -> usize {
+    pub(crate) fn step(&mut self) -> usize {
         if self.next >= self.end
             && let Some(later) = self.later
         {
             *self = Self::new(later);
         }
-        if self.next < self.end { pace(V::ROW) } else { 0 }
+        if self.next < self.end { PACE } else { 0 }
     }
 }
 
@@ -280,7 +279,7 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
         }
         let full = sink.cols == NB * V::LANES;
         for _ in 0..tiles {
-            let step = if V::ROW == 2 * V::LANES { ahead.step::<V>() } else { 0 };
+            let step = if V::ROW == 2 * V::LANES { ahead.step() } else { 0 };
             if far {
                 sink.expect::<V, MR, NB>(v);
             }
@@ -331,9 +330,6 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
         for k in 0..len {
             if V::ROW == 2 * V::LANES {
                 v.prefetch(ahead);
-                if V::ROW * size_of::<f32>() > LINE_BYTES {
-                    v.prefetch(ahead.wrapping_add(LINE_BYTES));
-                }
                 ahead = ahead.wrapping_add(step);
             }
             // SAFETY: `k` lies within the segment, and the panel has a row of registers for each value.

@@ -1,7 +1,6 @@
 //! The matrix product of Winograd's positions: sums as they are, of short rows, to and from scratch. It is the
 //! [product of a panel](super::gemm) without what happens around the sums there, which with 12 to 64 terms takes as long.
 
-use crate::generic::LINE_BYTES;
 use crate::generic::gemm::Ahead;
 use crate::vector::{Job, Vector};
 
@@ -64,7 +63,7 @@ impl<const MR: usize> Job for Tiles<'_, MR> {
             return ahead;
         }
         for _ in 0..self.tiles {
-            let step = ahead.step::<V>();
+            let step = ahead.step();
             let mut acc = [[v.splat(0.0); 2]; MR];
             // SAFETY: whoever made the product has `rows` rows of `x` and `out`, and `k` rows of weights.
             unsafe {
@@ -81,9 +80,6 @@ impl<const MR: usize> Job for Tiles<'_, MR> {
                 let (mut row, mut next) = (weights, ahead.next);
                 for k in 0..k {
                     v.prefetch(next);
-                    if V::ROW * size_of::<f32>() > LINE_BYTES {
-                        v.prefetch(next.wrapping_add(LINE_BYTES));
-                    }
                     next = next.wrapping_add(step);
                     let b = [v.load(row), v.load(row.add(V::LANES))];
                     row = row.add(V::ROW);
