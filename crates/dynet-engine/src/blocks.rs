@@ -102,6 +102,42 @@ pub(crate) fn wide_channel_block(channels: usize, nr: usize, pixel_blocks: usize
     panels.div_ceil(blocks) * nr
 }
 
+/// Most values of a tile's pixels when they are laid out as bfloat16, 768 KiB: they stay in the second-level cache while panel
+/// after panel is multiplied with them.
+const BF16_VALUES: usize = 384 << 10;
+
+/// Pixels and channels of a tile of a product of bfloat16, whose pixels are laid out once for its panels: `pixels` output pixels
+/// of `row` values, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
+pub(crate) fn bf16_tile(
+    pixels: usize,
+    row: usize,
+    (channels, nr): (usize, usize),
+    experts: usize,
+) -> (usize, usize) {
+    let panels = channels.div_ceil(nr);
+    // Cycles for a row of the weights: of a tile of AMX, of laying out 32 values of a pixel, of fusing what comes from afar.
+    let product = |pixels: usize| pixels.div_ceil(32) * 2;
+    let gather = |pixels: usize| pixels.div_ceil(16) * 3 / 2;
+    let fuse = 10 * experts;
+    // Panels of a tile of all pixels: so many that laying them out counts for a tenth.
+    let some = (10 * gather(pixels)).div_ceil(fuse + product(pixels)).clamp(1, panels.div_ceil(THREADS));
+    let time = |blocks: usize| {
+        if blocks == 1 {
+            let tiles = panels.div_ceil(some).div_ceil(THREADS);
+            return tiles * (some * (fuse + product(pixels)) + gather(pixels));
+        }
+        let block = pixels.div_ceil(blocks);
+        blocks.div_ceil(THREADS) * (panels * (fuse + product(block)) + gather(block))
+    };
+    let least = (pixels * row).div_ceil(BF16_VALUES).max(1);
+    let most = (pixels / 64).max(least).min(pixels).min(IMAGE_TILES);
+    let even = |blocks: &usize| *blocks == 1 || blocks.is_multiple_of(THREADS) || *blocks == least;
+    let best = (least.min(most)..=most).filter(even).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(1);
+    let most = (IMAGE_TILES / best).max(1);
+    let panels_each = if best == 1 { some.max(panels.div_ceil(most)) } else { panels };
+    (pixels.div_ceil(best), panels_each * nr)
+}
+
 /// How an output without weights is cut: into bands of pixels.
 pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) -> Grid {
     // 16 Ki values are some microseconds of work.

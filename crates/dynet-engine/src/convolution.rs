@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use dynet_kernels::winograd::{self, Side};
-use dynet_kernels::{Border, Geometry, KernelShape, Panels, Storage, Taps};
+use dynet_kernels::{Border, Conv, Geometry, KernelShape, Panels, Storage, Taps};
 use dynet_net::{Conv2d, NodeId, Op, PaddingMode, Predictor};
 
 use crate::blocks;
 use crate::error::PlanError;
 use crate::fold::{self, finite, fold, tensor};
 use crate::lower::{Chain, Lowering, Value};
+use crate::plan::Precision;
 use crate::step::{ConvStep, DenseStep, Gate, Head, Kind, Reading, View};
 
 /// Input channels up to which a row of the kernel is one run of memory: images, whose pixels would fill no line.
@@ -48,7 +49,10 @@ impl Lowering<'_> {
         let experts = conv.dynamic.map_or(1, |d| d.experts);
         let shape =
             KernelShape { experts, c_out: conv.c_out, c_in: conv.c_in / conv.groups, taps: geometry.taps() };
-        let side = if input_scale.is_none() { side(conv, &geometry) } else { None };
+        let precision = if self.is_dense(conv) { self.options.precision } else { Precision::F32 };
+        let bf16 = precision == Precision::Bf16;
+        // The tiles of AMX multiply so fast that transforms would take longer than what they save.
+        let side = if input_scale.is_none() && !bf16 { side(conv, &geometry) } else { None };
         let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
         let (weights, (x, reading)) = match side {
             Some(side) => {
@@ -58,27 +62,45 @@ impl Lowering<'_> {
                 };
                 (weights, (x, Reading::Winograd(geometry, side)))
             }
-            None => (Panels::pack(self.isa, storage, shape, &kernels), self.reading(id, conv, x, geometry)),
+            None => {
+                let (x, reading) = self.reading(id, conv, x, geometry);
+                let weights = if bf16 && conv.dynamic.is_none() && input_scale.is_none() {
+                    Panels::pack_bf16(self.isa, shape, reading.segments(), &kernels)
+                } else {
+                    Panels::pack(self.isa, storage, shape, &kernels)
+                };
+                (weights, (x, reading))
+            }
         };
         let row = if matches!(reading, Reading::Window(_)) { output.w } else { 1 };
         let values = conv.c_in * blocks::pixels_read(&geometry);
         let halves = blocks::half_panels(conv.c_out, weights.nr());
         let fused = if conv.dynamic.is_some() { experts } else { 0 };
-        let pixel_block = match side {
-            Some(side) => blocks::tile_rows(output.h, weights.count(), side.outputs()) * output.w,
-            None => blocks::pixel_block(output.pixels(), values, halves, fused, row),
+        let (pixel_block, channel_block) = match side {
+            Some(side) => {
+                let pixels = blocks::tile_rows(output.h, weights.count(), side.outputs()) * output.w;
+                let pixel_blocks = output.pixels().div_ceil(pixels);
+                (pixels, blocks::wide_channel_block(conv.c_out, weights.nr(), pixel_blocks))
+            }
+            None if bf16 => {
+                let row = Conv::bf16_row(weights.k() / reading.segments(), reading.segments());
+                let fused = fused.max(usize::from(input_scale.is_some()));
+                blocks::bf16_tile(output.pixels(), row, (conv.c_out, weights.nr()), fused)
+            }
+            None => {
+                let pixels = blocks::pixel_block(output.pixels(), values, halves, fused, row);
+                let pixel_blocks = output.pixels().div_ceil(pixels);
+                (pixels, blocks::channel_block(conv.c_out, weights.nr(), pixel_blocks))
+            }
         };
         let panel_major = weights.len_bytes() > 4 * output.pixels() * conv.c_in;
         let pixel_blocks = output.pixels().div_ceil(pixel_block);
-        let channel_block = match side {
-            Some(_) => blocks::wide_channel_block(conv.c_out, weights.nr(), pixel_blocks),
-            None => blocks::channel_block(conv.c_out, weights.nr(), pixel_blocks),
-        };
         let head = self.head(id, conv, pixel_blocks == 1);
         let step = ConvStep {
             x,
             reading,
             weights,
+            precision,
             groups: conv.groups,
             head,
             input_scale,
@@ -95,6 +117,11 @@ impl Lowering<'_> {
         self.push(id, Kind::Conv(Box::new(step)), out, sums);
         self.set(chain.last, Value::Map(out));
         Ok(())
+    }
+
+    /// Whether a convolution's groups are whole panels, so that it is a product.
+    fn is_dense(&self, conv: &Conv2d) -> bool {
+        conv.groups == 1 || (conv.c_out / conv.groups).is_multiple_of(self.isa.nr())
     }
 
     /// The map that a convolution reads, and factors of its channels that it multiplies itself.
@@ -148,8 +175,7 @@ impl Lowering<'_> {
         if self.stem(id).is_some() {
             return (x, Reading::Table(Taps::rows(&geometry)));
         }
-        let per_group = conv.c_out / conv.groups;
-        if conv.groups == 1 || per_group.is_multiple_of(self.isa.nr()) {
+        if self.is_dense(conv) {
             let pointwise = geometry.is_pointwise();
             let reading =
                 if pointwise { Reading::Pointwise } else { Reading::Table(Taps::new(&geometry, border)) };
@@ -233,6 +259,7 @@ impl Lowering<'_> {
             reading: Reading::Window(geometry),
             channel_block: blocks::channel_block(shape.c, weights.nr(), pixel_blocks),
             weights,
+            precision: Precision::F32,
             groups: shape.c,
             head: None,
             input_scale: None,

@@ -5,11 +5,12 @@
 //! scratch. Each value is the same sum in the same order, so that logits keep their bits; rows that two tiles read
 //! are computed twice.
 
-use dynet_kernels::{Conv, GroupedConv, Isa, Pixels, Tile, conv_ahead, grouped};
+use dynet_kernels::{Conv, GroupedConv, Isa, Pixels, Tile, conv_ahead, conv_bf16, grouped};
 
 use crate::ahead::Ahead;
 use crate::blocks;
 use crate::layout::Lifetime;
+use crate::plan::Precision;
 use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
 
 /// Joins the steps of such layers, except where somebody else reads the map between them: `kept` are read at the end.
@@ -123,7 +124,8 @@ pub(crate) fn part_pixels(window: &ConvStep) -> usize {
 /// One tile of a depthwise convolution `window`, of whose fields `x` and `origin` are not read, over the output of `product`.
 pub(crate) fn expanded(
     isa: Isa,
-    (product, window): (&Conv<'_>, &GroupedConv<'_>),
+    (product, precision): (&Conv<'_>, Precision),
+    window: &GroupedConv<'_>,
     scratch: &mut [f32],
     tile: &mut Tile<'_>,
     mut sums: Option<Tile<'_>>,
@@ -138,9 +140,14 @@ pub(crate) fn expanded(
         let len = nr.min(tile.channels() - start);
         let first = tile.channel0() + start;
         let mut part = Tile::part(map, pixels.clone(), first..first + len, nr);
-        let bytes = product.ahead_bytes(isa, pixels.len(), len);
-        let later = ahead.map_or(&[][..], |ahead| ahead.take(bytes));
-        conv_ahead(isa, product, scratch, &mut part, None, later);
+        match precision {
+            Precision::F32 => {
+                let bytes = product.ahead_bytes(isa, pixels.len(), len);
+                let later = ahead.map_or(&[][..], |ahead| ahead.take(bytes));
+                conv_ahead(isa, product, scratch, &mut part, None, later);
+            }
+            Precision::Bf16 => conv_bf16(isa, product, scratch, &mut part, None),
+        }
         let window = GroupedConv { x: Pixels::new(map, nr), origin: [rows.start, first], ..*window };
         let sums = sums.as_mut().map(|sums| sums.columns(start, len));
         grouped(isa, &window, scratch, &mut tile.columns(start, len), sums);

@@ -41,5 +41,5 @@ mod step;
 pub use dynet_kernels::{Isa, Kernel, Storage, UnknownIsa, kernels};
 pub use error::{PlanError, RunError};
 pub use peaks::Peaks;
-pub use plan::{LayerInfo, Options, Plan};
+pub use plan::{LayerInfo, Options, Plan, Precision};
 pub use session::{Session, StepTime};

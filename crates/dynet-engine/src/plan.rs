@@ -13,12 +13,26 @@ use crate::layout::{Layout, MAX_VALUES};
 use crate::lower::Lowering;
 use crate::step::{ConvStep, Gate, Head, Kind, Reading, Step, View};
 
+/// What dense convolutions multiply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// Maps and (fused) kernels rounded to bfloat16 when they are multiplied, sums in f32, on a CPU with AMX several times as
+    /// fast; elsewhere the same numbers, no faster than f32. Maps stay f32 in memory, and so do depthwise and other narrow groups,
+    /// predictors and fully connected layers in all.
+    Bf16,
+}
+
 /// How a plan is made.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Number format of the fixed kernels of dynamic convolutions; static kernels are f32. With bf16 or int8 the layers
     /// that give the coefficients are bf16, and 3x3 kernels of maps so large that reading them does not count stay f32.
     pub experts: Storage,
+    /// What dense convolutions multiply.
+    pub precision: Precision,
     /// Instruction set.
     pub isa: Isa,
     /// Nodes whose outputs can be read after a run. Each of them is computed as the net has it: an activation or a
@@ -27,9 +41,9 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// f32, the best instruction set of this CPU, no taps.
+    /// All in f32, the best instruction set of this CPU, no taps.
     fn default() -> Self {
-        Self { experts: Storage::F32, isa: Isa::best(), taps: Vec::new() }
+        Self { experts: Storage::F32, precision: Precision::F32, isa: Isa::best(), taps: Vec::new() }
     }
 }
 
@@ -78,7 +92,7 @@ impl Plan {
     /// exist. Nothing large has been allocated then.
     pub fn compile(net: &Net, weights: &Weights, options: &Options) -> Result<Self, PlanError> {
         weights.check(net)?;
-        check_sizes(net)?;
+        check_sizes(net, options.precision)?;
         if let Some(bad) = options.taps.iter().find(|id| id.index() >= net.nodes().len()) {
             return Err(PlanError::Tap { nodes: net.nodes().len(), got: bad.index() });
         }
@@ -204,7 +218,8 @@ pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
 /// Values of scratch that a convolution's kernel needs, a whole number of cache lines.
 pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
     let part = c.expand.as_ref().map_or(0, |expand| {
-        Conv::scratch_len(&expand.weights) + expand::part_pixels(c) * expand.weights.nr()
+        let pixels = expand::part_pixels(c);
+        product_scratch_len(expand, pixels) + pixels * expand.weights.nr()
     });
     let len = part
         + match &c.reading {
@@ -212,9 +227,17 @@ pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
                 let rows = c.pixel_block.div_ceil(geometry.output()[1]);
                 WinogradConv::scratch_len(&c.weights, *side, geometry, rows, c.head.is_some())
             }
-            _ => Conv::scratch_len(&c.weights),
+            _ => product_scratch_len(c, c.pixel_block),
         };
     len.next_multiple_of(16)
+}
+
+/// Values of scratch that a tile of some pixels needs.
+fn product_scratch_len(c: &ConvStep, pixels: usize) -> usize {
+    match c.precision {
+        Precision::F32 => Conv::scratch_len(&c.weights),
+        Precision::Bf16 => Conv::bf16_scratch_len(&c.weights, c.reading.segments(), pixels),
+    }
 }
 
 /// The coefficients of a panel for all images of a batch, and its weights widened.
@@ -238,14 +261,18 @@ fn scratch_len(step: &Step) -> usize {
 }
 
 /// The largest tensors that could be needed, counted before any of them exists.
-fn check_sizes(net: &Net) -> Result<(), PlanError> {
+fn check_sizes(net: &Net, precision: Precision) -> Result<(), PlanError> {
     for node in net.nodes() {
         let map = [node.shape.c, node.shape.h, node.shape.w].iter().map(|s| *s as u128).product::<u128>();
         let packed = match &node.op {
             Op::Conv2d(c) => {
                 let experts = c.dynamic.map_or(1, |d| d.experts);
                 // A panel more than the channels need, at most 32 of them.
-                let shape = KernelShape { experts, c_out: c.c_out + 31, c_in: c.c_in / c.groups, taps: 1 };
+                let c_in = match precision {
+                    Precision::F32 => c.c_in / c.groups,
+                    Precision::Bf16 => Conv::bf16_row(c.c_in / c.groups, 1),
+                };
+                let shape = KernelShape { experts, c_out: c.c_out + 31, c_in, taps: 1 };
                 let taps = (c.kernel[0] * c.kernel[1]) as u128;
                 let table = (node.shape.pixels() as u128) * taps;
                 // Winograd's filtering stores 36 values for a static 3x3 kernel, four times as many for one of 7x7 or 8x8.

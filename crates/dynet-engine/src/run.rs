@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
     Activation, Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile,
-    conv, conv_ahead, copy, grouped, pixelwise,
+    conv, conv_ahead, conv_bf16, copy, grouped, pixelwise,
 };
 
 use dynet_net::CoefActivation;
@@ -17,7 +17,7 @@ use crate::blocks;
 use crate::expand::expanded;
 use crate::layout::Layout;
 use crate::lower::MAX_PARTS;
-use crate::plan::{conv_scratch_len, grid};
+use crate::plan::{Precision, conv_scratch_len, grid};
 use crate::step::{ConvStep, DenseStep, Gate, Head, Kind, Reading, Step, View};
 
 /// Parts of a step for each thread: enough that threads finish together.
@@ -202,7 +202,8 @@ impl Frame<'_> {
                     let weights = &e.weights;
                     let product =
                         Conv { x, taps: None, weights, coefs, groups: 1, input_scale: None, epilogue };
-                    return expanded(isa, (&product, &c), scratch, &mut tile, sums, ahead.as_ref());
+                    let product = (&product, e.precision);
+                    return expanded(isa, product, &c, scratch, &mut tile, sums, ahead.as_ref());
                 }
                 Reading::Winograd(geometry, side) => {
                     let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
@@ -212,7 +213,11 @@ impl Frame<'_> {
                 Reading::Table(taps) => Some(taps),
             };
             let input_scale = input_scale.as_ref().map(|s| s.vector(image));
-            let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
+            let conv = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
+            if c.precision == Precision::Bf16 {
+                return conv_bf16(isa, &conv, scratch, &mut tile, sums);
+            }
+            let c = conv;
             let len = c.ahead_bytes(isa, tile.pixels(), tile.channels());
             let later = ahead.as_ref().map_or(&[][..], |ahead| ahead.take(len));
             conv_ahead(isa, &c, scratch, &mut tile, sums, later);

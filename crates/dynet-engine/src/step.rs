@@ -6,6 +6,8 @@ use dynet_kernels::winograd::Side;
 use dynet_kernels::{Activation, Border, Coefs, Geometry, Panels, Taps};
 use dynet_net::{CoefActivation, NodeId};
 
+use crate::plan::Precision;
+
 /// A map of every image of a batch within one buffer `[images][pixels][ld]`, or a run of its channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct View {
@@ -99,12 +101,24 @@ pub(crate) enum Reading {
     Winograd(Geometry, Side),
 }
 
+impl Reading {
+    /// Pieces in which a product reads the inputs of an output pixel.
+    pub(crate) fn segments(&self) -> usize {
+        match self {
+            Self::Table(taps) => taps.segments(),
+            _ => 1,
+        }
+    }
+}
+
 /// A convolution with what happens before its store.
 #[derive(Debug)]
 pub(crate) struct ConvStep {
     pub(crate) x: View,
     pub(crate) reading: Reading,
     pub(crate) weights: Panels,
+    /// What its product multiplies, if it is one.
+    pub(crate) precision: Precision,
     pub(crate) groups: usize,
     pub(crate) head: Option<Head>,
     pub(crate) input_scale: Option<View>,
@@ -244,7 +258,14 @@ impl Step {
     pub(crate) fn algorithm(&self) -> &'static str {
         match &self.kind {
             Kind::Image(_) => "to channels last",
+            Kind::Conv(c) if c.expand.as_ref().is_some_and(|e| e.precision == Precision::Bf16) => "1x1 bf16 + window",
             Kind::Conv(c) if c.expand.is_some() => "1x1 + window",
+            Kind::Conv(c) if c.precision == Precision::Bf16 => match (&c.reading, c.head.is_some()) {
+                (Reading::Pointwise, false) => "1x1 bf16",
+                (Reading::Pointwise, true) => "1x1 bf16 fused",
+                (_, false) => "implicit bf16",
+                (_, true) => "implicit bf16 fused",
+            },
             Kind::Conv(c) => match (&c.reading, c.head.is_some()) {
                 (Reading::Pointwise, false) => "1x1 product",
                 (Reading::Pointwise, true) => "1x1 fused",

@@ -57,7 +57,7 @@ impl Conv<'_> {
         all.saturating_sub(panels * (w.len_bytes() / w.count()))
     }
 
-    fn check(&self, isa: Isa, out: &Tile<'_>) {
+    pub(crate) fn check(&self, isa: Isa, out: &Tile<'_>) {
         let w = self.weights;
         assert_eq!(w.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
         assert_eq!(out.channel0() % w.nr(), 0, "a tile starts within a panel");
@@ -140,6 +140,7 @@ pub fn conv_ahead(
     later: &[u8],
 ) {
     c.check(isa, out);
+    assert!(!matches!(c.weights.data, Data::Pairs(..)), "weights of another precision");
     if let Some(sums) = &mut sums {
         assert!(
             sums.pixels() == 1 && sums.channels() == out.channels(),
@@ -195,14 +196,7 @@ impl Conv<'_> {
         tile: &mut Tile<'_>,
         sums: *mut f32,
     ) -> PanelProduct {
-        let group = tile.channel0() / (self.weights.n() / self.groups);
-        let pixel0 = tile.pixel0();
-        let x = &self.x.data[group * self.group_inputs()..];
-        let (base, table, taps) = match self.taps {
-            None => (x[pixel0 * self.x.ld..].as_ptr(), std::ptr::null(), 1),
-            Some(t) => (x.as_ptr(), t.table[pixel0 * t.taps..].as_ptr(), t.taps),
-        };
-        let source = Source { base, ld: self.x.ld, table, taps, len: self.weights.k() / taps };
+        let (source, _) = self.source(tile);
         let mut sink = self.sink(tile, sums);
         sink.resume = k[0] > 0;
         if k[1] < self.weights.k() {
@@ -217,8 +211,20 @@ impl Conv<'_> {
         PanelProduct { rows: tile.pixels(), source, k, panel: panel.as_ptr(), sink, ahead }
     }
 
+    /// What a checked tile of one group reads, and which group that is.
+    pub(crate) fn source(&self, tile: &Tile<'_>) -> (Source, usize) {
+        let group = tile.channel0() / (self.weights.n() / self.groups);
+        let pixel0 = tile.pixel0();
+        let x = &self.x.data[group * self.group_inputs()..];
+        let (base, table, taps) = match self.taps {
+            None => (x[pixel0 * self.x.ld..].as_ptr(), std::ptr::null(), 1),
+            Some(t) => (x.as_ptr(), t.table[pixel0 * t.taps..].as_ptr(), t.taps),
+        };
+        (Source { base, ld: self.x.ld, table, taps, len: self.weights.k() / taps }, group)
+    }
+
     /// Where the results of a checked tile go.
-    fn sink(&self, tile: &mut Tile<'_>, sums: *mut f32) -> Sink {
+    pub(crate) fn sink(&self, tile: &mut Tile<'_>, sums: *mut f32) -> Sink {
         let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
         let e = &self.epilogue;
         let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();

@@ -157,6 +157,11 @@ impl Taps {
         self.table.len() / self.taps
     }
 
+    /// Segments in which the inputs of an output pixel are read.
+    pub fn segments(&self) -> usize {
+        self.taps
+    }
+
     /// Bytes that it takes.
     pub fn len_bytes(&self) -> usize {
         self.table.len() * size_of::<u32>()

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+#[cfg(target_arch = "x86_64")]
+use std::sync::LazyLock;
 
-use crate::arch::Portable;
+use crate::arch::{Amx, Portable};
 pub use crate::arch::{Avx2Fma, Avx512};
 use crate::vector::{Job, Vector};
 
@@ -21,6 +23,60 @@ pub(crate) fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+}
+
+/// Whether this CPU has AMX with bfloat16, and AVX-512 with it, and Linux lets this process use it: it is asked once.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_amx_bf16() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        let wide = has_avx512() && is_x86_feature_detected!("avx512bf16");
+        wide && cfg!(not(miri)) && cpu_has_amx_bf16() && may_use_tiles()
+    });
+    *HAS
+}
+
+/// Whether the CPU has it and the system saves its tiles: the standard library's macro does not know AMX in stable Rust.
+#[cfg(target_arch = "x86_64")]
+fn cpu_has_amx_bf16() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    const AMX: u32 = 1 << 22 | 1 << 24;
+    const TILES: u64 = 3 << 17;
+    // SAFETY: a CPU with AVX-512 has `cpuid` and `xsave`, which its detection asked.
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // SAFETY: register 0 exists where there is `xgetbv`.
+        unsafe { _xgetbv(0) }
+    }
+    // SAFETY: as above.
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & AMX == AMX && unsafe { saved() } & TILES == TILES
+}
+
+/// Asks Linux for the state of tiles, which a process has to do before its first (`Documentation/arch/x86/xstate.rst`).
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn may_use_tiles() -> bool {
+    const ARCH_PRCTL: usize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILE_DATA: usize = 18;
+    let result: isize;
+    // SAFETY: a system call that changes nothing but what this process may do; it leaves all but these registers.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILE_DATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+/// No other system is known to save tiles without being asked in a way of its own.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn may_use_tiles() -> bool {
+    false
 }
 
 /// An instruction set that this CPU has: holding a value is the proof.
@@ -94,6 +150,14 @@ impl Isa {
             Self::Portable => Portable::MR,
             Self::Avx2Fma(_) => Avx2Fma::MR,
             Self::Avx512(_) => Avx512::MR,
+        }
+    }
+
+    /// Tiles that multiply bfloat16, if the CPU has them beside this instruction set.
+    pub(crate) fn amx(self) -> Option<Amx> {
+        match self {
+            Self::Avx512(_) => Amx::new(),
+            _ => None,
         }
     }
 

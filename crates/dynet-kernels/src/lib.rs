@@ -10,6 +10,7 @@ mod vector;
 
 pub mod activation;
 pub mod backward;
+pub mod bf16;
 pub mod buffer;
 pub mod conv;
 pub mod copy;
@@ -26,6 +27,7 @@ pub mod view;
 pub mod winograd;
 
 pub use activation::Activation;
+pub use bf16::conv_bf16;
 pub use buffer::Buffer;
 pub use conv::{Conv, conv, conv_ahead};
 pub use geometry::{Border, Geometry, Taps};

@@ -1,5 +1,6 @@
 //! Packed weights: the fixed kernels of a layer in the order in which fusing and multiplying read them.
 
+use crate::bf16;
 use crate::buffer::Buffer;
 use crate::isa::Isa;
 
@@ -55,6 +56,9 @@ pub(crate) enum Data {
     Bf16(Buffer<u16>),
     /// With the scales `[experts][n]`.
     Int8(Buffer<i8>, Vec<f32>),
+    /// For products of bfloat16, one expert: `[panel][segment][step][16][nr][2]`, as `bf16.rs` has it; a step is 32 values of
+    /// a segment of so many, zeros behind its end.
+    Pairs(Buffer<u16>, usize),
 }
 
 /// Weights packed for an instruction set: `[panel][k][expert][nr]`.
@@ -85,6 +89,28 @@ impl Panels {
         Self::pack_with(storage, [experts, n, k, nr], source)
     }
 
+    /// Packs weights of a static convolution, `[c_out][c_in][taps]`, for [`conv_bf16`](crate::conv_bf16), rounded to bfloat16.
+    /// `segments` is the number of pieces in which a row of the product is read: 1 for 1x1 kernels, else [`Taps::segments`](crate::Taps::segments).
+    ///
+    /// # Panics
+    /// If `weights` has another length than the shape, which has one expert, or `k` is no multiple of `segments`.
+    pub fn pack_bf16(isa: Isa, shape: KernelShape, segments: usize, weights: &[f32]) -> Self {
+        let (n, k, nr) = (shape.c_out, shape.k(), isa.nr());
+        assert!(shape.experts == 1 && k.is_multiple_of(segments), "{shape:?} in {segments} segments");
+        assert_eq!(Some(weights.len()), shape.len(), "weights of {shape:?}");
+        let segment = k / segments;
+        let (rows, padded) = (bf16::rows(k, segment), bf16::rows(segment, segment));
+        let mut packed = Buffer::zeroed_together(n.div_ceil(nr) * rows * nr);
+        for c in 0..n {
+            for row in 0..k {
+                let to = c / nr * rows + row / segment * padded + row % segment;
+                let w = weights[(c * shape.c_in + row % shape.c_in) * shape.taps + row / shape.c_in];
+                packed[(to / 2 * nr + c % nr) * 2 + to % 2] = round_bf16(w);
+            }
+        }
+        Self { data: Data::Pairs(packed, segment), experts: 1, k, n, nr }
+    }
+
     /// Packs `source(expert, channel, row of the panel)`; sizes are `[experts, n, k, nr]`.
     pub(crate) fn pack_with(
         storage: Storage,
@@ -110,7 +136,7 @@ impl Panels {
             }
             Storage::Bf16 => {
                 let mut packed = Buffer::zeroed_together(len);
-                each(&mut |row, lane, _, w| packed[row + word(lane, nr)] = bf16(w));
+                each(&mut |row, lane, _, w| packed[row + word(lane, nr)] = round_bf16(w));
                 Data::Bf16(packed)
             }
             Storage::Int8 => {
@@ -130,7 +156,7 @@ impl Panels {
     pub fn storage(&self) -> Storage {
         match self.data {
             Data::F32(_) => Storage::F32,
-            Data::Bf16(_) => Storage::Bf16,
+            Data::Bf16(_) | Data::Pairs(..) => Storage::Bf16,
             Data::Int8(..) => Storage::Int8,
         }
     }
@@ -164,7 +190,7 @@ impl Panels {
     pub(crate) fn bytes(&self, panel: usize, [from, to]: [usize; 2]) -> [*const u8; 2] {
         let (base, size) = match &self.data {
             Data::F32(w) => (w.as_ptr().cast::<u8>(), 4),
-            Data::Bf16(w) => (w.as_ptr().cast(), 2),
+            Data::Bf16(w) | Data::Pairs(w, _) => (w.as_ptr().cast(), 2),
             Data::Int8(w, _) => (w.as_ptr().cast(), 1),
         };
         let at = |row| base.wrapping_add((panel * self.k + row) * self.experts * self.nr * size);
@@ -176,7 +202,7 @@ impl Panels {
         let [start, _] = self.bytes(0, [0, 0]);
         let len = match &self.data {
             Data::F32(w) => size_of_val(&**w),
-            Data::Bf16(w) => size_of_val(&**w),
+            Data::Bf16(w) | Data::Pairs(w, _) => size_of_val(&**w),
             Data::Int8(w, _) => size_of_val(&**w),
         };
         // SAFETY: `len` initialised bytes of plain numbers, borrowed as long as `self` is.
@@ -187,7 +213,7 @@ impl Panels {
     pub fn len_bytes(&self) -> usize {
         match &self.data {
             Data::F32(w) => size_of_val(&**w),
-            Data::Bf16(w) => size_of_val(&**w),
+            Data::Bf16(w) | Data::Pairs(w, _) => size_of_val(&**w),
             Data::Int8(w, scale) => size_of_val(&**w) + size_of_val(&**scale),
         }
     }
@@ -205,8 +231,13 @@ impl Panels {
         let first = ((panel * self.k + row) * self.experts + expert) * self.nr;
         match &self.data {
             Data::F32(w) => w[first + lane],
-            Data::Bf16(w) => f32::from_bits(u32::from(w[first + word(lane, self.nr)]) << 16),
+            Data::Bf16(w) => widen(w[first + word(lane, self.nr)]),
             Data::Int8(w, scale) => f32::from(w[first + lane]) * scale[expert * self.n + channel],
+            Data::Pairs(w, segment) => {
+                let rows = bf16::rows(self.k, *segment);
+                let row = panel * rows + row / segment * bf16::rows(*segment, *segment) + row % segment;
+                widen(w[(row / 2 * self.nr + lane) * 2 + row % 2])
+            }
         }
     }
 }
@@ -216,8 +247,13 @@ fn word(lane: usize, nr: usize) -> usize {
     2 * (lane % (nr / 2)) + lane / (nr / 2)
 }
 
+/// A bfloat16 as f32.
+fn widen(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
 /// Rounds to the nearest bfloat16, ties to even; not a number stays so.
-fn bf16(x: f32) -> u16 {
+pub(crate) fn round_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     if x.is_nan() {
         return (bits >> 16) as u16 | 0x40;
@@ -241,9 +277,9 @@ mod tests {
             (f32::NEG_INFINITY, 0xff80),
         ];
         for (x, bits) in cases {
-            assert_eq!(bf16(x), bits, "{x:e}");
+            assert_eq!(round_bf16(x), bits, "{x:e}");
         }
-        assert!(f32::from_bits(u32::from(bf16(f32::NAN)) << 16).is_nan());
+        assert!(f32::from_bits(u32::from(round_bf16(f32::NAN)) << 16).is_nan());
     }
 
     #[test]

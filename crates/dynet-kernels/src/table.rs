@@ -27,6 +27,8 @@ const FAMILIES: &[(&str, &str)] = &[
     ("f32_fuse", "dense convolution, K fixed kernels in f32 fused panel by panel"),
     ("bf16_fuse", "the same, fixed kernels in bfloat16"),
     ("int8_fuse", "the same, fixed kernels in 8 bits with a scale per channel and kernel"),
+    ("bf16_product", "dense convolution of factors rounded to bfloat16, on AMX where the CPU has it"),
+    ("bf16_product_fused", "the same, kernels fused in f32 before they are rounded"),
     ("matvec", "one pixel times all panels: predictors and classifiers of one image"),
     ("depthwise", "one channel a group: a window that slides along rows"),
     ("narrow_groups", "few channels a group: a sliding window whose inputs are permuted into lanes"),

@@ -1,5 +1,7 @@
 //! What the algorithms need of a vector register, and nothing more.
 
+use crate::panels::round_bf16;
+
 /// Lanes of the widest register.
 pub(crate) const MAX_LANES: usize = 16;
 
@@ -55,6 +57,34 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `2 * LANES` values must be readable at `p`.
     unsafe fn load_bf16(self, p: *const u16) -> [Self::Reg; 2];
+    /// Stores two registers as bfloat16, rounded to nearest, ties to even, `lo` first.
+    ///
+    /// # Safety
+    /// `2 * LANES` values must be writable at `p`.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, lo: Self::Reg, hi: Self::Reg) {
+        let mut x = [0.0; 2 * MAX_LANES];
+        // SAFETY: the array holds two registers of any instruction set, `p` as many values.
+        unsafe {
+            self.store(x.as_mut_ptr(), lo);
+            self.store(x[Self::LANES..].as_mut_ptr(), hi);
+            (0..2 * Self::LANES).for_each(|i| *p.add(i) = round_bf16(x[i]));
+        }
+    }
+    /// Stores two registers as words of two bfloat16, as [`Vector::load_bf16`] reads them: `even` in the low halves.
+    ///
+    /// # Safety
+    /// `2 * LANES` values must be writable at `p`.
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(self, p: *mut u16, even: Self::Reg, odd: Self::Reg) {
+        let mut x = [[0.0; MAX_LANES]; 2];
+        // SAFETY: each array holds a register of any instruction set, `p` as many values as two.
+        unsafe {
+            self.store(x[0].as_mut_ptr(), even);
+            self.store(x[1].as_mut_ptr(), odd);
+            (0..2 * Self::LANES).for_each(|i| *p.add(i) = round_bf16(x[i % 2][i / 2]));
+        }
+    }
     /// `LANES` signed bytes, widened.
     ///
     /// # Safety

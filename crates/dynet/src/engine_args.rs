@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum};
-use dynet_engine::{Isa, Options, Storage};
+use dynet_engine::{Isa, Options, Precision, Storage};
 use dynet_net::{Net, Weights};
 
 use crate::fault::{Blame, Fault};
@@ -24,6 +24,15 @@ enum StorageArg {
     Int8,
 }
 
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum PrecisionArg {
+    /// f32.
+    #[default]
+    F32,
+    /// Rounded to bfloat16, sums in f32; several times as fast on a CPU with AMX.
+    Bf16,
+}
+
 /// Options of the inference engine.
 #[derive(Args)]
 pub(crate) struct EngineArgs {
@@ -33,6 +42,9 @@ pub(crate) struct EngineArgs {
     /// Number format of the fixed kernels of dynamic convolutions.
     #[arg(long, value_enum, default_value = "f32", help_heading = "Engine")]
     experts: StorageArg,
+    /// What dense convolutions multiply.
+    #[arg(long, value_enum, default_value = "f32", help_heading = "Engine")]
+    precision: PrecisionArg,
     /// Instruction set: avx512, avx2_fma, portable; the best of this CPU if neither this nor DYNET_ISA is given.
     #[arg(long, value_name = "NAME", help_heading = "Engine")]
     isa: Option<String>,
@@ -61,7 +73,14 @@ impl EngineArgs {
             None => std::env::var(ISA_VARIABLE).ok().filter(|name| !name.is_empty()),
         };
         let isa = isa.map_or(Ok(Isa::best()), |name| name.parse()).input()?;
-        Ok(Options { isa, experts: self.storage(), ..Options::default() })
+        Ok(Options { isa, experts: self.storage(), precision: self.precision(), ..Options::default() })
+    }
+
+    fn precision(&self) -> Precision {
+        match self.precision {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+        }
     }
 
     fn storage(&self) -> Storage {

@@ -26,3 +26,29 @@ macro_rules! absent {
 
 absent!(Avx2Fma, "AVX2 and FMA, which this CPU family does not have.");
 absent!(Avx512, "AVX-512, which this CPU family does not have.");
+
+/// AMX, which this CPU family does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Amx {}
+
+impl Amx {
+    /// Always `None` here.
+    pub(crate) fn new() -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn tiles(self) -> Self {
+        self
+    }
+
+    pub(crate) unsafe fn multiply(
+        &self,
+        _: (*const u16, Option<*const u16>),
+        _: (*const u16, bool),
+        _: usize,
+        _: *mut f32,
+        _: (*const u8, usize),
+    ) {
+        match *self {}
+    }
+}

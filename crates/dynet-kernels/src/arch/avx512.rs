@@ -1,5 +1,6 @@
 //! AVX-512: 32 registers of 16 lanes, masks for tails.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::arch::avx512_half::Avx512Half;
@@ -9,12 +10,15 @@ use crate::vector::{Job, Vector};
 
 /// The proof that this CPU has AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx512(());
+pub struct Avx512 {
+    /// Whether it rounds to bfloat16 by itself.
+    bf16: bool,
+}
 
 impl Avx512 {
     /// `None` on a CPU without it.
     pub fn new() -> Option<Self> {
-        has_avx512().then_some(Self(()))
+        has_avx512().then(|| Self { bf16: is_x86_feature_detected!("avx512bf16") })
     }
 }
 
@@ -31,6 +35,40 @@ macro_rules! intrinsic {
     };
 }
 
+/// Two registers as bfloat16, `lo` in the low half; for CPUs that have the instruction.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn native_bf16(lo: __m512, hi: __m512) -> __m512i {
+    let words;
+    // Written out: its intrinsic would be a call from functions that are compiled for CPUs without it, too.
+    // SAFETY: an operation on registers alone.
+    unsafe {
+        asm!(
+            "vcvtne2ps2bf16 {words}, {hi}, {lo}",
+            words = lateout(zmm_reg) words,
+            hi = in(zmm_reg) hi,
+            lo = in(zmm_reg) lo,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    words
+}
+
+/// The same, rounded by integers; values that are not numbers stay so.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn rounded_bf16(lo: __m512, hi: __m512) -> __m512i {
+    let half = |x: __m512| {
+        let bits = _mm512_castps_si512(x);
+        let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(up, nan, quiet)))
+    };
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(half(lo)), half(hi))
+}
+
 impl Vector for Avx512 {
     const LANES: usize = 16;
     // 14 x 2 accumulators + 2 weights + 1 broadcast = 31 of 32 registers.
@@ -42,7 +80,7 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     fn half(self) -> Avx512Half {
-        Avx512Half(self)
+        Avx512Half(())
     }
 
     #[inline(always)]
@@ -96,6 +134,23 @@ impl Vector for Avx512 {
         let low = intrinsic!(_mm512_slli_epi32::<16>(words));
         let high = intrinsic!(_mm512_and_si512(words, _mm512_set1_epi32(!0xffff)));
         intrinsic!([_mm512_castsi512_ps(low), _mm512_castsi512_ps(high)])
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, lo: Self::Reg, hi: Self::Reg) {
+        let words = intrinsic!(if self.bf16 { native_bf16(lo, hi) } else { rounded_bf16(lo, hi) });
+        intrinsic!(_mm512_storeu_si512(p.cast(), words))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(self, p: *mut u16, even: Self::Reg, odd: Self::Reg) {
+        let word = |i: usize| i / 2 + 16 * (i % 2);
+        let words = intrinsic!({
+            let at: [u16; 32] = std::array::from_fn(|i| word(i) as u16);
+            let apart = if self.bf16 { native_bf16(even, odd) } else { rounded_bf16(even, odd) };
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(at.as_ptr().cast()), apart)
+        });
+        intrinsic!(_mm512_storeu_si512(p.cast(), words))
     }
 
     #[inline(always)]

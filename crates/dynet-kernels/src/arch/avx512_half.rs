@@ -7,9 +7,9 @@ use crate::arch::avx512::Avx512;
 use crate::arch::prefetch_to_write;
 use crate::vector::{Job, Vector};
 
-/// Half of the registers that the proof within stands for.
+/// Half of the registers of [`Avx512`], which makes it.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512Half(pub(super) Avx512);
+pub(crate) struct Avx512Half(pub(super) ());
 
 /// The first `n` of 8 lanes.
 #[inline(always)]

@@ -3,6 +3,8 @@
 #[cfg(not(target_arch = "x86_64"))]
 mod absent;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2_fma;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -11,7 +13,11 @@ mod avx512_half;
 mod portable;
 
 #[cfg(not(target_arch = "x86_64"))]
+pub(crate) use absent::{Amx, Amx as Tiles};
+#[cfg(not(target_arch = "x86_64"))]
 pub use absent::{Avx2Fma, Avx512};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::{Amx, Tiles};
 #[cfg(target_arch = "x86_64")]
 pub use avx2_fma::Avx2Fma;
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,6 @@
 //! `fuse`: the left side of Eq. 2, a panel of output channels at a time.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::isa::Isa;
@@ -30,9 +30,15 @@ pub(crate) struct FusePanel<'a> {
 /// Fuses, by the clock of the coefficients if they have one.
 #[inline]
 pub(crate) fn fuse(isa: Isa, job: FusePanel<'_>) {
-    let Some(clock) = job.coefs.and_then(|c| c.clock()) else { return isa.run(job) };
+    timed(job.coefs.and_then(|c| c.clock()), || isa.run(job));
+}
+
+/// Does some work, by the clock if there is one.
+#[inline]
+pub(crate) fn timed(clock: Option<&AtomicU64>, work: impl FnOnce()) {
+    let Some(clock) = clock else { return work() };
     let start = Instant::now();
-    isa.run(job);
+    work();
     // Relaxed: a sum that is read after all threads have joined.
     clock.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
 }
@@ -45,6 +51,7 @@ impl Job for FusePanel<'_> {
         let p = self.panels;
         let nr = 2 * V::LANES;
         assert!(p.nr() == nr && self.panel < p.count(), "panel {} of {} x {}", self.panel, p.count(), p.nr());
+        assert!(!matches!(p.data, Data::Pairs(..)), "weights that have been rounded and laid out");
         let [from, to] = self.rows;
         assert!(from <= to && to <= p.k(), "rows {from}..{to} of {}", p.k());
         let needed = (to - from) * nr;
@@ -157,6 +164,8 @@ pub(crate) fn load_row<V: Vector>(v: V, data: &Data, at: usize) -> [V::Reg; 2] {
                 let w = w[at..][..nr].as_ptr();
                 [v.load_i8(w), v.load_i8(w.add(V::LANES))]
             }
+            // Nobody asks: they are multiplied as they lie.
+            Data::Pairs(..) => [v.splat(0.0); 2],
         }
     }
 }

@@ -94,7 +94,7 @@ impl Sink {
 
     /// Asks for the lines of a tile that are read and written when its sums are made.
     #[inline(always)]
-    fn expect<V: Vector, const MR: usize, const NB: usize>(&self, v: V) {
+    pub(crate) fn expect<V: Vector, const MR: usize, const NB: usize>(&self, v: V) {
         let registers = (LINE_BYTES / size_of::<f32>()).div_ceil(V::LANES);
         for i in 0..MR {
             for j in (0..NB).step_by(registers) {
@@ -111,7 +111,7 @@ impl Sink {
     /// # Safety
     /// The row must exist.
     #[inline(always)]
-    unsafe fn skip(mut self, i: usize) -> Self {
+    pub(crate) unsafe fn skip(mut self, i: usize) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
             self.out = self.out.add(i * self.ld);

@@ -1,5 +1,6 @@
 //! Each algorithm once, over any [`Vector`](crate::vector::Vector).
 
+pub(crate) mod bf16;
 pub(crate) mod exp;
 pub(crate) mod fetch;
 pub(crate) mod fuse;

@@ -21,6 +21,8 @@ pub(crate) struct Case {
     row_step: usize,
     /// Whether a kernel reads rows of the image in one piece: [`Taps::rows`].
     rows: bool,
+    /// Whether factors are rounded to bfloat16.
+    bf16: bool,
     /// Largest error of an output, relative to 1 + its size.
     tolerance: f64,
 }
@@ -30,7 +32,7 @@ impl Case {
         // Terms are below 1 x 1 x experts; each of at most 800 x 16 adds half an ULP of a sum of a few dozen.
         let tolerance = 2e-5;
         let border = Border::Zeros;
-        Self { geometry, border, groups, c_in, c_out, experts, storage, row_step: 1, rows: false, tolerance }
+        Self { geometry, border, groups, c_in, c_out, experts, storage, row_step: 1, rows: false, bf16: false, tolerance }
     }
 }
 
@@ -63,6 +65,26 @@ fn storage(r: &mut Random) -> Storage {
 
 /// Dense convolutions; static ones without a storage.
 pub(crate) fn dense(isa: Isa, r: &mut Random, what: &str, storage: Option<Storage>) {
+    let case = dense_case(r, storage);
+    compare(isa, r, what, &case);
+}
+
+/// Dense convolutions of factors that are rounded to bfloat16, some of them in groups of whole panels.
+pub(crate) fn dense_bf16(isa: Isa, r: &mut Random, what: &str, dynamic: bool) {
+    let storage = dynamic.then(|| storage(r));
+    let mut case = dense_case(r, storage);
+    case.bf16 = true;
+    if r.below(4) == 0 {
+        (case.groups, case.c_out, case.rows) = (2, 2 * isa.nr() * (r.below(2) + 1), false);
+    }
+    if dynamic {
+        // A fused weight that lies halfway between two bfloat16 is rounded up here and down there: 1/256 of a term.
+        case.tolerance = 1e-2;
+    }
+    compare(isa, r, what, &case);
+}
+
+fn dense_case(r: &mut Random, storage: Option<Storage>) -> Case {
     let geometry = match r.below(3) {
         0 => Geometry { input: [r.below(9) + 1, r.below(9) + 1], ..POINT },
         1 => square(r),
@@ -75,7 +97,7 @@ pub(crate) fn dense(isa: Isa, r: &mut Random, what: &str, storage: Option<Storag
     let mut case = Case::new(geometry, [1, c_in, c_out], experts, storage.unwrap_or_default());
     case.border = r.pick(&[Border::Zeros, Border::Reflect, Border::Replicate, Border::Circular]);
     case.rows = geometry.padding == [0, 0] && geometry.dilation[1] == 1 && r.coin();
-    compare(isa, r, what, &case);
+    case
 }
 
 /// One pixel, weights of one kernel.
@@ -116,6 +138,15 @@ pub(crate) fn winograd(isa: Isa, r: &mut Random, what: &str, side: Side) {
     // The plain sum's, times how far the transforms blow up what they add.
     case.tolerance *= if side == Side::Two { 2.0 } else { 20.0 };
     compare_with(isa, r, what, &case, Some(side));
+}
+
+/// The nearest value of 8 bits, ties to even.
+fn nearest_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let down = f32::from_bits(bits & !0xffff);
+    let up = f32::from_bits((bits & !0xffff) + 0x1_0000);
+    let (below, above) = ((x - down).abs(), (up - x).abs());
+    if below < above || (below == above && bits & 0x1_0000 == 0) { down } else { up }
 }
 
 fn compare(isa: Isa, r: &mut Random, what: &str, case: &Case) {
@@ -179,7 +210,12 @@ impl Inputs {
                 *w *= f64::from(scale[i / c.geometry.taps() % c.c_in]);
             }
         }
-        let x = Pixels::new(&self.x, self.ld);
+        let mut x = self.x.clone();
+        if c.bf16 {
+            x.iter_mut().for_each(|x| *x = nearest_bf16(*x));
+            weights.iter_mut().for_each(|w| *w = f64::from(nearest_bf16(*w as f32)));
+        }
+        let x = Pixels::new(&x, self.ld);
         let sums = reference::conv(x, &c.geometry, c.border, &weights, c.c_out, c.groups);
         let end = |(i, mut sum): (usize, f64)| {
             let (p, t) = (i / c.c_out, i % c.c_out);
@@ -198,7 +234,10 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
     }
     let inputs = Inputs::new(r, c, winograd);
     let shape = KernelShape { experts: c.experts, c_out: c.c_out, c_in: c.c_in, taps: g.taps() };
+    let segments = if c.rows { g.kernel[0] } else { g.taps() };
+    let rounded = c.bf16 && inputs.coefs.is_none() && inputs.scale.is_none();
     let packed = match winograd {
+        None if rounded && c.experts == 1 => Panels::pack_bf16(isa, shape, segments, &inputs.fixed),
         None => Panels::pack(isa, c.storage, shape, &inputs.fixed),
         Some(side) if inputs.coefs.is_none() => winograd::pack(isa, side, g, shape, &inputs.fixed),
         Some(_) => winograd::pack_experts(isa, c.storage, shape, &inputs.fixed),
@@ -274,11 +313,20 @@ fn run(
             let mut scratch = vec![GUARD; len];
             let c = WinogradConv { x, geometry, side, weights, coefs, epilogue };
             winograd::winograd(isa, &c, &mut scratch, &mut tile, sum);
-        } else if c.groups == 1 {
+        } else if c.groups == 1 || c.bf16 {
             let taps = (!geometry.is_pointwise() || index % 2 == 1).then_some(&taps);
             let input_scale = inputs.scale.as_deref();
-            let mut scratch = vec![GUARD; Conv::scratch_len(weights)];
+            let segments = taps.map_or(1, Taps::segments);
+            let len = match c.bf16 {
+                true => Conv::bf16_scratch_len(weights, segments, tile.pixels()),
+                false => Conv::scratch_len(weights),
+            };
+            let (bf16, mut scratch) = (c.bf16, vec![GUARD; len]);
             let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
+            if bf16 {
+                conv_bf16(isa, &c, &mut scratch, &mut tile, sum);
+                continue;
+            }
             // Memory that somebody reads later changes nothing.
             let later = if index % 3 == 0 { weights.as_bytes() } else { &[] };
             conv_ahead(isa, &c, &mut scratch, &mut tile, sum, later);

@@ -26,6 +26,8 @@ fn every_kernel_equals_its_naive_version() {
                 "f32_fuse" => conv::dense(isa, r, &what, Some(Storage::F32)),
                 "bf16_fuse" => conv::dense(isa, r, &what, Some(Storage::Bf16)),
                 "int8_fuse" => conv::dense(isa, r, &what, Some(Storage::Int8)),
+                "bf16_product" => conv::dense_bf16(isa, r, &what, false),
+                "bf16_product_fused" => conv::dense_bf16(isa, r, &what, true),
                 "matvec" => conv::matvec(isa, r, &what),
                 "depthwise" => conv::depthwise(isa, r, &what),
                 "narrow_groups" => conv::narrow(isa, r, &what),

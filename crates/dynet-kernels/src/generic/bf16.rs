@@ -1,0 +1,246 @@
+//! Products of bfloat16: pixels and panels rounded and laid out, multiplied, and what happens to the sums.
+
+use crate::arch::Tiles;
+use crate::bf16::{BLOCK, ROWS, STEP};
+use crate::generic::gemm::{FAR_BYTES, Sink, Source, ZEROS, finish, finish_apart, start};
+use crate::vector::{Job, Vector};
+
+/// Rounds rows of pixels into `[rows / 16][step][16][32]`. Rows behind the last one repeat it, terms behind a segment are zeros.
+pub(crate) struct Gather {
+    pub(crate) source: Source,
+    pub(crate) rows: usize,
+    pub(crate) out: *mut u16,
+}
+
+impl Job for Gather {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { source, rows, mut out } = self;
+        for first in (0..rows).step_by(ROWS) {
+            for tap in 0..source.taps {
+                let (mut from, mut advance) = ([source.base; ROWS], [STEP; ROWS]);
+                for (i, (from, advance)) in from.iter_mut().zip(&mut advance).enumerate() {
+                    // SAFETY: whoever made the job has `rows` rows of `taps` segments.
+                    *from = unsafe { source.segment((first + i).min(rows - 1), tap, 0) };
+                    if *from == ZEROS.as_ptr() {
+                        *advance = 0;
+                    }
+                }
+                for k in (0..source.len).step_by(STEP) {
+                    let len = STEP.min(source.len - k);
+                    for (from, advance) in from.iter_mut().zip(advance) {
+                        // SAFETY: `len` values of the segment are left (of zeros there are more), and `out` has room.
+                        unsafe { round(v, *from, len, out) };
+                        *from = from.wrapping_add(advance);
+                        out = out.wrapping_add(STEP);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rounds `len` values, at most a step of them, and fills the step up with zeros.
+///
+/// # Safety
+/// They must be readable at `x`, and a step writable at `out`.
+#[inline(always)]
+unsafe fn round<V: Vector>(v: V, x: *const f32, len: usize, out: *mut u16) {
+    for j in (0..STEP).step_by(2 * V::LANES) {
+        // SAFETY: the caller's promise; `load_some` reads no more values than there are.
+        unsafe {
+            let [lo, hi] = if len == STEP {
+                [v.load(x.add(j)), v.load(x.add(j + V::LANES))]
+            } else {
+                [j, j + V::LANES].map(|j| v.load_some(x.wrapping_add(j), len.saturating_sub(j)))
+            };
+            v.store_bf16(out.add(j), lo, hi);
+        }
+    }
+}
+
+/// Rounds fused rows `[rows][nr]` of a panel into `[padded / 2][nr][2]`.
+pub(crate) struct Pairs {
+    pub(crate) rows: usize,
+    /// Rows filled up with zeros to whole steps.
+    pub(crate) padded: usize,
+    pub(crate) fused: *const f32,
+    pub(crate) out: *mut u16,
+}
+
+impl Job for Pairs {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let nr = 2 * V::LANES;
+        for pair in 0..self.padded / 2 {
+            for j in [0, V::LANES] {
+                let row = |row: usize| {
+                    // SAFETY: whoever made the job has `rows` rows.
+                    if row < self.rows { unsafe { v.load(self.fused.add(row * nr + j)) } } else { v.splat(0.0) }
+                };
+                // SAFETY: and `padded` rows of the result.
+                unsafe {
+                    v.store_bf16_pairs(self.out.add((pair * nr + j) * 2), row(2 * pair), row(2 * pair + 1));
+                }
+            }
+        }
+    }
+}
+
+/// All laid out pixels of a tile times one panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    pub(crate) pixels: *const u16,
+    pub(crate) panel: *const u16,
+    pub(crate) steps: usize,
+    /// Whether more than the first half of the panel's columns are wanted.
+    pub(crate) wide: bool,
+}
+
+impl Product {
+    /// The pieces of 16 pixels from pixel `from` on.
+    fn piece(&self, from: usize) -> *const u16 {
+        self.pixels.wrapping_add(from * self.steps * STEP)
+    }
+
+    /// Sums `[32][32]` of `count` pixels from pixel `from` on.
+    ///
+    /// # Safety
+    /// Whole pieces of 16 pixels, the panel of 32 columns and 32 rows of sums must exist, with `steps` above 0.
+    pub(crate) unsafe fn by_tiles(&self, tiles: &Tiles, [from, count]: [usize; 2], sums: *mut f32) {
+        let rest = (count > ROWS).then(|| self.piece(from + ROWS));
+        let ahead = (self.panel.cast(), 0);
+        // SAFETY: the caller's promise.
+        unsafe { tiles.multiply((self.piece(from), rest), (self.panel, self.wide), self.steps, sums, ahead) };
+    }
+
+    /// The same by f32 multiply-adds.
+    pub(crate) fn by_lanes(self, rows: [usize; 2], sums: *mut f32) -> ByLanes {
+        ByLanes { product: self, rows, sums }
+    }
+}
+
+/// [`Product`] for CPUs without a matrix unit, of some pixels, from and how many.
+pub(crate) struct ByLanes {
+    product: Product,
+    rows: [usize; 2],
+    sums: *mut f32,
+}
+
+/// Pixels that [`ByLanes`] multiplies at a time.
+const LANES_ROWS: usize = 4;
+
+impl Job for ByLanes {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { product, rows: [from, count], sums } = self;
+        for first in (0..count).step_by(LANES_ROWS) {
+            let piece = product.piece(from + first / ROWS * ROWS).wrapping_add(first % ROWS * STEP);
+            // SAFETY: whoever made the product has whole pieces of 16 pixels, so that four more exist, and 32 rows of sums.
+            unsafe { by_lanes(v, piece, &product, sums.add(first * 2 * V::LANES)) };
+        }
+    }
+}
+
+/// Four pixels times a panel.
+///
+/// # Safety
+/// The rows of the pixels, the panel and the sums must exist.
+#[inline(always)]
+unsafe fn by_lanes<V: Vector>(v: V, piece: *const u16, product: &Product, sums: *mut f32) {
+    let nr = 2 * V::LANES;
+    let mut acc = [[v.splat(0.0); 2]; LANES_ROWS];
+    let mut panel = product.panel;
+    for step in 0..product.steps {
+        let step = piece.wrapping_add(step * ROWS * STEP);
+        for pair in 0..STEP / 2 {
+            // SAFETY: the caller's promise; pieces and panels are aligned to words of two values.
+            unsafe {
+                let [even0, odd0] = v.load_bf16(panel);
+                let [even1, odd1] = v.load_bf16(panel.add(nr));
+                panel = panel.add(2 * nr);
+                for (row, acc) in acc.iter_mut().enumerate() {
+                    let word = step.add(row * STEP + 2 * pair).cast::<u32>().read();
+                    let [even, odd] = [word << 16, word & !0xffff].map(|bits| v.splat(f32::from_bits(bits)));
+                    *acc = [
+                        v.fma(odd, odd0, v.fma(even, even0, acc[0])),
+                        v.fma(odd, odd1, v.fma(even, even1, acc[1])),
+                    ];
+                }
+            }
+        }
+    }
+    for (row, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            v.store(sums.add(row * nr), acc[0]);
+            v.store(sums.add(row * nr + V::LANES), acc[1]);
+        }
+    }
+}
+
+/// What happens to the sums of some pixels, from and how many `of` a tile, on the way to the sink.
+pub(crate) struct Ends {
+    pub(crate) rows: [usize; 2],
+    pub(crate) of: usize,
+    pub(crate) block: *const f32,
+    pub(crate) sink: Sink,
+}
+
+impl Job for Ends {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { rows: [from, count], of, mut block, sink } = self;
+        // SAFETY: `Conv` checked that the sink has all rows of the tile; `block` has 32.
+        unsafe {
+            let mut at = sink.skip(from);
+            let mut left = count;
+            while left > 0 {
+                let some = if left >= 8 { 8 } else { 1 };
+                match some {
+                    8 => end::<V, 8>(v, block, &at),
+                    _ => end::<V, 1>(v, block, &at),
+                }
+                at = at.skip(some);
+                block = block.add(some * 2 * V::LANES);
+                left -= some;
+            }
+            if of * sink.ld * size_of::<f32>() >= FAR_BYTES {
+                for _ in 0..BLOCK.min(of - from - count) {
+                    at.expect::<V, 1, 2>(v);
+                    at = at.skip(1);
+                }
+            }
+        }
+    }
+}
+
+/// Bias, residual, activation and store of `MR` rows of sums.
+///
+/// # Safety
+/// The rows of block and sink must exist.
+#[inline(always)]
+unsafe fn end<V: Vector, const MR: usize>(v: V, block: *const f32, sink: &Sink) {
+    // SAFETY: the caller's promise; `FULL` only with all columns.
+    unsafe {
+        let mut acc = start::<V, MR, 2>(v, sink);
+        for (i, acc) in acc.iter_mut().enumerate() {
+            for (j, acc) in acc.iter_mut().enumerate() {
+                *acc = v.add(*acc, v.load(block.add((2 * i + j) * V::LANES)));
+            }
+        }
+        match (sink.act.bounds(), sink.cols == 2 * V::LANES) {
+            (Some(bounds), true) => finish::<V, MR, 2, true>(v, acc, sink, bounds),
+            (Some(bounds), false) => finish::<V, MR, 2, false>(v, acc, sink, bounds),
+            (None, _) => finish_apart::<V, MR, 2>(v, acc, sink),
+        }
+    }
+}
