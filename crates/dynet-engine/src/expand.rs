@@ -146,7 +146,11 @@ pub(crate) fn expanded(
                 let later = ahead.map_or(&[][..], |ahead| ahead.take(bytes));
                 conv_ahead(isa, product, scratch, &mut part, None, later);
             }
-            Precision::Bf16 => conv_bf16(isa, product, scratch, &mut part, None),
+            Precision::Bf16 => {
+                let bytes = product.bf16_ahead_bytes(pixels.len(), len);
+                let later = ahead.map_or(&[][..], |ahead| ahead.take(bytes));
+                conv_bf16(isa, product, scratch, &mut part, None, later);
+            }
         }
         let window = GroupedConv { x: Pixels::new(map, nr), origin: [rows.start, first], ..*window };
         let sums = sums.as_mut().map(|sums| sums.columns(start, len));

@@ -215,7 +215,9 @@ impl Frame<'_> {
             let input_scale = input_scale.as_ref().map(|s| s.vector(image));
             let conv = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
             if c.precision == Precision::Bf16 {
-                return conv_bf16(isa, &conv, scratch, &mut tile, sums);
+                let len = conv.bf16_ahead_bytes(tile.pixels(), tile.channels());
+                let later = ahead.as_ref().map_or(&[][..], |ahead| ahead.take(len));
+                return conv_bf16(isa, &conv, scratch, &mut tile, sums, later);
             }
             let c = conv;
             let len = c.ahead_bytes(isa, tile.pixels(), tile.channels());

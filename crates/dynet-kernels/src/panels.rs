@@ -186,14 +186,28 @@ impl Panels {
         self.n.div_ceil(self.nr)
     }
 
-    /// Where rows of a panel lie, all experts of them: first byte and one past the last.
+    /// Bytes of a stored weight.
+    pub(crate) fn value_bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(_) => 4,
+            Data::Bf16(_) | Data::Pairs(..) => 2,
+            Data::Int8(..) => 1,
+        }
+    }
+
+    /// Where rows of a panel (as they are laid out) lie, all experts of them: first byte and one past the last.
     pub(crate) fn bytes(&self, panel: usize, [from, to]: [usize; 2]) -> [*const u8; 2] {
-        let (base, size) = match &self.data {
-            Data::F32(w) => (w.as_ptr().cast::<u8>(), 4),
-            Data::Bf16(w) | Data::Pairs(w, _) => (w.as_ptr().cast(), 2),
-            Data::Int8(w, _) => (w.as_ptr().cast(), 1),
+        let base = match &self.data {
+            Data::F32(w) => w.as_ptr().cast::<u8>(),
+            Data::Bf16(w) | Data::Pairs(w, _) => w.as_ptr().cast(),
+            Data::Int8(w, _) => w.as_ptr().cast(),
         };
-        let at = |row| base.wrapping_add((panel * self.k + row) * self.experts * self.nr * size);
+        let rows = match &self.data {
+            Data::Pairs(_, segment) => bf16::rows(self.k, *segment),
+            _ => self.k,
+        };
+        let row_bytes = self.experts * self.nr * self.value_bytes();
+        let at = |row| base.wrapping_add((panel * rows + row) * row_bytes);
         [at(from), at(to)]
     }
 

@@ -344,7 +344,7 @@ impl WinogradConv<'_> {
         let (transformed, fused) = kernels.split_at_mut(N * N * step);
         let rows = channels.map(|c| c * 9);
         let (panels, coefs) = (self.weights, self.coefs);
-        fuse::fuse(isa, FusePanel { panels, panel, rows, coefs, row_scale: None, dynamic: fused });
+        fuse::fuse(isa, FusePanel { panels, panel, rows, coefs, row_scale: None, ahead: 0, dynamic: fused });
         let (fused, channels) = (fused.as_ptr(), channels[1] - channels[0]);
         isa.run(Kernels::<N> { fused, channels, step, out: transformed.as_mut_ptr() });
         self.behind(panel, rows)

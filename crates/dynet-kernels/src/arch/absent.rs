@@ -46,7 +46,7 @@ impl Amx {
         _: (*const u16, Option<*const u16>),
         _: (*const u16, bool),
         _: usize,
-        _: *mut f32,
+        _: (*mut f32, bool),
         _: (*const u8, usize),
     ) {
         match *self {}

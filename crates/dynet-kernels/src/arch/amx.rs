@@ -53,16 +53,21 @@ impl Amx {
     }
 }
 
-/// A loop over steps of 32 terms: the tiles at `$load` are loaded from `a`, from `rest` (the 16 rows behind), `b` and
-/// `b + 64`, multiplied into those of `$zero`, which are stored at the end.
+/// A loop over steps of 32 terms: sums in tiles 0 to 3, as far as they are wanted, of rows at `a` (tile 4) and `rest` (5) times
+/// columns at `b` (6) and `b + 64` (7).
 macro_rules! steps {
     (
-        ($a:expr, $rest:expr, $b:expr, $steps:expr, $out:expr, $ahead:expr),
-        [$($zero:literal)*], [$($work:literal)*], [$($store:literal)*]
+        ($a:expr, $rest:expr, $b:expr, $steps:expr, $out:expr, $resume:expr, $ahead:expr),
+        [$($zero:literal)*], [$($load:literal)*], [$($work:literal)*], [$($store:literal)*]
     ) => {
         asm!(
+            "test {resume}, {resume}",
+            "jnz 2f",
             $($zero,)*
+            "jmp 3f",
             "2:",
+            $($load,)*
+            "3:",
             $($work,)*
             "prefetcht1 [{ahead}]",
             "prefetcht1 [{ahead} + 64]",
@@ -73,7 +78,7 @@ macro_rules! steps {
             "add {rest}, 1024",
             "add {b}, 2048",
             "dec {steps}",
-            "jnz 2b",
+            "jnz 3b",
             $($store,)*
             a = inout(reg) $a => _,
             rest = inout(reg) $rest => _,
@@ -82,6 +87,7 @@ macro_rules! steps {
             ahead = inout(reg) $ahead.0 => _,
             pace = in(reg) $ahead.1,
             out = in(reg) $out,
+            resume = in(reg) usize::from($resume),
             row = in(reg) 64_usize,
             panel = in(reg) 128_usize,
             options(nostack),
@@ -90,8 +96,9 @@ macro_rules! steps {
 }
 
 impl Tiles {
-    /// `out[row][32] = sum_k a[row][k] * b[k][32]` for 16 rows, or for 32 if there is a `rest`; without `wide` for the
-    /// first 16 columns. Each step of the loop asks for 256 bytes at `ahead.0`, which moves on by `ahead.1`.
+    /// `out[row][32] = sum_k a[row][k] * b[k][32]` for 16 rows, or for 32 if there is a `rest`, added to what is there if
+    /// `resume`; without `wide` for the first 16 columns. Each step of the loop asks for 256 bytes at `ahead.0`, which moves on
+    /// by `ahead.1`.
     ///
     /// Rows lie `[steps][16][32]`, the panel `[steps][16][32][2]`, the sums `[rows][32]`.
     ///
@@ -103,7 +110,7 @@ impl Tiles {
         (a, rest): (*const u16, Option<*const u16>),
         (b, wide): (*const u16, bool),
         steps: usize,
-        out: *mut f32,
+        (out, resume): (*mut f32, bool),
         ahead: (*const u8, usize),
     ) {
         let second = rest.unwrap_or(a);
@@ -111,8 +118,12 @@ impl Tiles {
         unsafe {
             match (rest.is_some(), wide) {
                 (true, true) => steps!(
-                    (a, second, b, steps, out, ahead),
+                    (a, second, b, steps, out, resume, ahead),
                     ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
+                    [
+                        "tileloadd tmm0, [{out} + {panel}]" "tileloadd tmm1, [{out} + {panel} + 64]"
+                        "tileloadd tmm2, [{out} + {panel} + 2048]" "tileloadd tmm3, [{out} + {panel} + 2112]"
+                    ],
                     [
                         "tileloadd tmm6, [{b} + {panel}]" "tileloadd tmm4, [{a} + {row}]"
                         "tileloadd tmm7, [{b} + {panel} + 64]" "tileloadd tmm5, [{rest} + {row}]"
@@ -125,8 +136,9 @@ impl Tiles {
                     ]
                 ),
                 (false, true) => steps!(
-                    (a, second, b, steps, out, ahead),
+                    (a, second, b, steps, out, resume, ahead),
                     ["tilezero tmm0" "tilezero tmm1"],
+                    ["tileloadd tmm0, [{out} + {panel}]" "tileloadd tmm1, [{out} + {panel} + 64]"],
                     [
                         "tileloadd tmm6, [{b} + {panel}]" "tileloadd tmm4, [{a} + {row}]"
                         "tileloadd tmm7, [{b} + {panel} + 64]"
@@ -135,8 +147,9 @@ impl Tiles {
                     ["tilestored [{out} + {panel}], tmm0" "tilestored [{out} + {panel} + 64], tmm1"]
                 ),
                 (true, false) => steps!(
-                    (a, second, b, steps, out, ahead),
+                    (a, second, b, steps, out, resume, ahead),
                     ["tilezero tmm0" "tilezero tmm2"],
+                    ["tileloadd tmm0, [{out} + {panel}]" "tileloadd tmm2, [{out} + {panel} + 2048]"],
                     [
                         "tileloadd tmm6, [{b} + {panel}]" "tileloadd tmm4, [{a} + {row}]"
                         "tileloadd tmm5, [{rest} + {row}]"
@@ -145,8 +158,9 @@ impl Tiles {
                     ["tilestored [{out} + {panel}], tmm0" "tilestored [{out} + {panel} + 2048], tmm2"]
                 ),
                 (false, false) => steps!(
-                    (a, second, b, steps, out, ahead),
+                    (a, second, b, steps, out, resume, ahead),
                     ["tilezero tmm0"],
+                    ["tileloadd tmm0, [{out} + {panel}]"],
                     [
                         "tileloadd tmm6, [{b} + {panel}]" "tileloadd tmm4, [{a} + {row}]"
                         "tdpbf16ps tmm0, tmm4, tmm6"

@@ -1,8 +1,8 @@
 //! Products of bfloat16: pixels and panels rounded and laid out, multiplied, and what happens to the sums.
 
 use crate::arch::Tiles;
-use crate::bf16::{BLOCK, ROWS, STEP};
-use crate::generic::gemm::{FAR_BYTES, Sink, Source, ZEROS, finish, finish_apart, start};
+use crate::bf16::{BLOCK, PACE, ROWS, STEP};
+use crate::generic::gemm::{Ahead, FAR_BYTES, Sink, Source, ZEROS, finish, finish_apart, start};
 use crate::vector::{Job, Vector};
 
 /// Rounds rows of pixels into `[rows / 16][step][16][32]`. Rows behind the last one repeat it, terms behind a segment are zeros.
@@ -91,31 +91,43 @@ impl Job for Pairs {
     }
 }
 
-/// All laid out pixels of a tile times one panel.
+/// All laid out pixels of a tile times some steps of one panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
     pub(crate) pixels: *const u16,
+    /// The panel from the first of the steps on.
     pub(crate) panel: *const u16,
-    pub(crate) steps: usize,
+    /// Steps, from and to, and of how many. Those behind the first add to the sums so far.
+    pub(crate) steps: [usize; 3],
     /// Whether more than the first half of the panel's columns are wanted.
     pub(crate) wide: bool,
 }
 
 impl Product {
-    /// The pieces of 16 pixels from pixel `from` on.
-    fn piece(&self, from: usize) -> *const u16 {
-        self.pixels.wrapping_add(from * self.steps * STEP)
+    /// The piece of 16 pixels from pixel `first` on, at the first of the steps.
+    fn piece(&self, first: usize) -> *const u16 {
+        let [from, _, of] = self.steps;
+        self.pixels.wrapping_add((first * of + from * ROWS) * STEP)
     }
 
-    /// Sums `[32][32]` of `count` pixels from pixel `from` on.
+    /// Sums `[32][32]` of `count` pixels from pixel `first` on.
     ///
     /// # Safety
-    /// Whole pieces of 16 pixels, the panel of 32 columns and 32 rows of sums must exist, with `steps` above 0.
-    pub(crate) unsafe fn by_tiles(&self, tiles: &Tiles, [from, count]: [usize; 2], sums: *mut f32) {
-        let rest = (count > ROWS).then(|| self.piece(from + ROWS));
-        let ahead = (self.panel.cast(), 0);
+    /// Whole pieces of 16 pixels, the panel of 32 columns and 32 rows of sums must exist, and there must be a step.
+    pub(crate) unsafe fn by_tiles(
+        &self,
+        tiles: &Tiles,
+        [first, count]: [usize; 2],
+        sums: *mut f32,
+        ahead: &mut Ahead,
+    ) {
+        let [from, to, _] = self.steps;
+        let rest = (count > ROWS).then(|| self.piece(first + ROWS));
+        let (rows, panel) = ((self.piece(first), rest), (self.panel, self.wide));
+        let pace = if ahead.step() > 0 { PACE } else { 0 };
         // SAFETY: the caller's promise.
-        unsafe { tiles.multiply((self.piece(from), rest), (self.panel, self.wide), self.steps, sums, ahead) };
+        unsafe { tiles.multiply(rows, panel, to - from, (sums, from > 0), (ahead.next, pace)) };
+        ahead.next = ahead.next.wrapping_add((to - from) * pace);
     }
 
     /// The same by f32 multiply-adds.
@@ -157,7 +169,14 @@ unsafe fn by_lanes<V: Vector>(v: V, piece: *const u16, product: &Product, sums: 
     let nr = 2 * V::LANES;
     let mut acc = [[v.splat(0.0); 2]; LANES_ROWS];
     let mut panel = product.panel;
-    for step in 0..product.steps {
+    let [from, to, _] = product.steps;
+    if from > 0 {
+        for (row, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *acc = unsafe { [v.load(sums.add(row * nr)), v.load(sums.add(row * nr + V::LANES))] };
+        }
+    }
+    for step in 0..to - from {
         let step = piece.wrapping_add(step * ROWS * STEP);
         for pair in 0..STEP / 2 {
             // SAFETY: the caller's promise; pieces and panels are aligned to words of two values.

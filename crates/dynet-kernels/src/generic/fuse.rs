@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::generic::LINE_BYTES;
 use crate::isa::Isa;
 use crate::panels::{Data, Panels};
 use crate::vector::{Job, Vector};
@@ -23,6 +24,8 @@ pub(crate) struct FusePanel<'a> {
     pub(crate) coefs: Option<Coefs<'a>>,
     /// One factor for each input channel; row `k` takes factor `k % len`.
     pub(crate) row_scale: Option<&'a [f32]>,
+    /// Bytes from what is read to what is asked for, which lies there whether it is read next or not; 0 for nothing.
+    pub(crate) ahead: usize,
     /// `[rows][nr]`.
     pub(crate) dynamic: &'a mut [f32],
 }
@@ -94,7 +97,16 @@ impl FusePanel<'_> {
         let [from, to] = self.rows;
         let start = ((self.panel * p.k() + from) * p.experts() + first) * nr;
         let step = p.experts() * nr;
+        let [mut next, _] = p.bytes(self.panel, [from, to]);
+        let row_bytes = step * p.value_bytes();
+        next = next.wrapping_add(self.ahead);
         for k in 0..to - from {
+            if self.ahead > 0 {
+                for line in (0..row_bytes).step_by(LINE_BYTES) {
+                    v.prefetch(next.wrapping_add(line));
+                }
+                next = next.wrapping_add(row_bytes);
+            }
             let row = self.dynamic[k * nr..][..nr].as_mut_ptr();
             let at = start + k * step;
             let mut sum = [v.splat(0.0); 2];

@@ -323,13 +323,13 @@ fn run(
             };
             let (bf16, mut scratch) = (c.bf16, vec![GUARD; len]);
             let c = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
-            if bf16 {
-                conv_bf16(isa, &c, &mut scratch, &mut tile, sum);
-                continue;
-            }
             // Memory that somebody reads later changes nothing.
             let later = if index % 3 == 0 { weights.as_bytes() } else { &[] };
-            conv_ahead(isa, &c, &mut scratch, &mut tile, sum, later);
+            if bf16 {
+                conv_bf16(isa, &c, &mut scratch, &mut tile, sum, later);
+            } else {
+                conv_ahead(isa, &c, &mut scratch, &mut tile, sum, later);
+            }
         } else {
             let mut scratch = vec![GUARD; GroupedConv::scratch_len(weights, geometry)];
             // Every second tile sees no more of the image than it reads.
