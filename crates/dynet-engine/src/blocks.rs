@@ -106,6 +106,10 @@ pub(crate) fn wide_channel_block(channels: usize, nr: usize, pixel_blocks: usize
 /// after panel is multiplied with them.
 const BF16_VALUES: usize = 384 << 10;
 
+/// Most outputs of a tile that is not cut by channels, 1 MiB: each panel writes some lines of each pixel, the next one its
+/// neighbours.
+const BF16_OUTPUTS: usize = 256 << 10;
+
 /// Pixels and channels of a tile of a product of bfloat16, whose pixels are laid out once for its panels: `pixels` output pixels
 /// of `row` values, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
 pub(crate) fn bf16_tile(
@@ -115,12 +119,14 @@ pub(crate) fn bf16_tile(
     experts: usize,
 ) -> (usize, usize) {
     let panels = channels.div_ceil(nr);
-    // Cycles for a row of the weights: of a tile of AMX, of laying out 32 values of a pixel, of fusing what comes from afar.
+    // Cycles for a row of the weights: of tiles of AMX, of laying out pixels that come from the second-level cache, of fusing what
+    // comes from memory.
     let product = |pixels: usize| pixels.div_ceil(32) * 2;
-    let gather = |pixels: usize| pixels.div_ceil(16) * 3 / 2;
+    let gather = |pixels: usize| pixels.div_ceil(16) * 3;
     let fuse = 10 * experts;
-    // Panels of a tile of all pixels: so many that laying them out counts for a tenth.
-    let some = (10 * gather(pixels)).div_ceil(fuse + product(pixels)).clamp(1, panels.div_ceil(THREADS));
+    // Panels of a tile of all pixels: so many that laying them out counts for a tenth, in tiles that threads share evenly.
+    let few = (10 * gather(pixels)).div_ceil(fuse + product(pixels)).clamp(1, panels.div_ceil(THREADS));
+    let some = panels.div_ceil((panels / few).next_multiple_of(THREADS));
     let time = |blocks: usize| {
         if blocks == 1 {
             let tiles = panels.div_ceil(some).div_ceil(THREADS);
@@ -129,7 +135,7 @@ pub(crate) fn bf16_tile(
         let block = pixels.div_ceil(blocks);
         blocks.div_ceil(THREADS) * (panels * (fuse + product(block)) + gather(block))
     };
-    let least = (pixels * row).div_ceil(BF16_VALUES).max(1);
+    let least = (pixels * row).div_ceil(BF16_VALUES).max((pixels * channels).div_ceil(BF16_OUTPUTS)).max(1);
     let most = (pixels / 64).max(least).min(pixels).min(IMAGE_TILES);
     let even = |blocks: &usize| *blocks == 1 || blocks.is_multiple_of(THREADS) || *blocks == least;
     let best = (least.min(most)..=most).filter(even).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(1);

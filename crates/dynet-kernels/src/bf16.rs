@@ -27,7 +27,7 @@ const CHUNK: usize = 64;
 /// cache while the pixels come from the second.
 const STEPS: usize = 12;
 /// Bytes that fusing asks for ahead of what it reads.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 8192;
 /// Bytes that a step of a product asks for: 64 cycles of AMX, so that this is 10 GB/s.
 pub(crate) const PACE: usize = 256;
 /// Values of a cache line.
