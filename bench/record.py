@@ -12,6 +12,7 @@ after that time. An engine that fails is left out of its case, with a line on st
 OpenVINO, and PyTorch where it is cheap: static nets of one image.
 On a machine whose speed changes by the second many short rounds help, of which `--rounds-by least` takes the least median of each engine;
 `--only-static` leaves out the nets of K = 4.
+With `--precision bf16` this engine and OpenVINO multiply bfloat16; the other peers have no such choice and stay f32.
 `training` runs train_peers.py with this engine as one more. `--only` measures some nets, among them the paper's for `inference`.
 """
 import argparse, datetime, json, os, platform, statistics, subprocess, sys, time
@@ -43,7 +44,7 @@ def cases(nets, batches, all_experts):
 
 def peer(a, net, experts, batch, mode, threads, engine=None):
     command = [sys.executable, PEERS, "--net", net, "--experts", str(experts), "--batch", str(batch), "--mode", mode,
-               "--threads", str(threads), "--seconds", str(a.seconds), "--out", os.path.join(a.work, mode)]
+               "--threads", str(threads), "--seconds", str(a.seconds), "--out", os.path.join(a.work, mode), "--precision", a.precision]
     return last_json(command + (["--worker", engine] if engine else ["--rounds", "0"]))
 
 
@@ -61,7 +62,8 @@ def exported(a, *case):
 
 
 def ours(a, net, batch, threads, *more):
-    command = [a.dynet, "bench", net, "--batch", str(batch), "--threads", str(threads), "--seconds", str(a.seconds), "--json", *more]
+    command = [a.dynet, "bench", net, "--batch", str(batch), "--threads", str(threads), "--seconds", str(a.seconds),
+               "--precision", a.precision, "--json", *more]
     return last_json(command)
 
 
@@ -271,6 +273,7 @@ def write(a, rows, text):
     if a.what == "inference":
         command += f" --seconds {a.seconds} --engines {a.engines}" + (f" --batches {a.batches}" if a.batches != BATCHES else "")
         command += " --only-static" if a.only_static else ""
+        command += f" --precision {a.precision}" if a.precision != "f32" else ""
         command += f" --rounds-by {a.rounds_by}" if a.rounds_by != "median" else ""
     with open(a.out + ".md", "w") as f:
         f.write(f"# {a.what.capitalize()}, {datetime.date.today()}\n\n{machine()}. `{command}`. Milliseconds, {ROUNDS_BY[a.rounds_by][0]} of each engine's "
@@ -288,6 +291,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--rounds-by", choices=ROUNDS_BY, default="median", help="what of an engine's rounds is written down")
     p.add_argument("--only-static", action="store_true")
+    p.add_argument("--precision", default="f32", choices=["f32", "bf16"], help="what this engine and OpenVINO multiply")
     p.add_argument("--seconds", type=float, default=0.7, help="per engine and round")
     p.add_argument("--minutes", type=float, default=float("inf"), help="start no case of `inference` after this time")
     p.add_argument("--engines", default="auto", help="auto, or some of onnxruntime,openvino,torch")

@@ -138,7 +138,8 @@ pub(crate) fn bf16_tile(
     let least = (pixels * row).div_ceil(BF16_VALUES).max((pixels * channels).div_ceil(BF16_OUTPUTS)).max(1);
     let most = (pixels / 64).max(least).min(pixels).min(IMAGE_TILES);
     let even = |blocks: &usize| *blocks == 1 || blocks.is_multiple_of(THREADS) || *blocks == least;
-    let best = (least.min(most)..=most).filter(even).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(1);
+    let best =
+        (least.min(most)..=most).filter(even).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(1);
     let most = (IMAGE_TILES / best).max(1);
     let panels_each = if best == 1 { some.max(panels.div_ceil(most)) } else { panels };
     (pixels.div_ceil(best), panels_each * nr)

@@ -84,6 +84,7 @@ mod tests {
             algorithm: "",
             output: Shape { c: 1, h: 1, w: 1 },
             madds: 0,
+            bf16_madds: 0,
             fusion_madds: 0,
             weight_bytes,
             map_bytes,

@@ -3,9 +3,13 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use dynet_kernels::{Buffer, Conv, Epilogue, Isa, KernelShape, Panels, Pixels, Storage, Tile, conv};
+use dynet_kernels::{
+    Buffer, Conv, Epilogue, Isa, KernelShape, Panels, Pixels, Storage, Tile, conv, conv_bf16,
+};
 
-/// Time for each of the three loops, and rounds of which the best counts.
+use crate::plan::Precision;
+
+/// Time for each of the four loops, and rounds of which the best counts.
 const TIME: Duration = Duration::from_millis(50);
 const ROUNDS: u32 = 5;
 /// Bytes that no cache holds, for all threads together.
@@ -18,6 +22,8 @@ const CACHE_BYTES: usize = 8 << 20;
 pub struct Peaks {
     /// Floating-point operations a second, a multiply-add being two: a product that stays in the first-level cache.
     pub flops: f64,
+    /// The same of bfloat16: a product that stays in the second-level cache, its pixels laid out for each of 8 panels anew.
+    pub bf16_flops: f64,
     /// Bytes a second that are read from memory.
     pub memory: f64,
     /// Bytes a second that are read from the last-level cache.
@@ -25,7 +31,7 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    /// Measures for a sixth of a second.
+    /// Measures for a fifth of a second.
     pub fn measure(isa: Isa, threads: usize) -> Self {
         let threads = threads.max(1);
         let [memory, cache] = [MEMORY_BYTES, CACHE_BYTES].map(|bytes| {
@@ -36,7 +42,8 @@ impl Peaks {
                 size_of_val(&*ones) as f64
             })
         });
-        Self { flops: rate(threads, product(isa)), memory, cache }
+        let [flops, bf16_flops] = [Precision::F32, Precision::Bf16].map(|p| rate(threads, product(isa, p)));
+        Self { flops, bf16_flops, memory, cache }
     }
 }
 
@@ -67,19 +74,31 @@ fn rate<W: FnMut() -> f64 + Clone + Send>(threads: usize, work: W) -> f64 {
     })
 }
 
-/// 28 pixels, two tiles of 14, times a panel of 128 x 32: 30 KiB.
-fn product(isa: Isa) -> impl FnMut() -> f64 + Clone + Send {
-    let (pixels, k, n) = (28, 128, isa.nr());
+/// 28 pixels, two tiles of 14, times a panel of 128 x 32: 30 KiB. Of bfloat16 64 pixels, two tiles of AMX, times 8 panels of
+/// 384 x 32: 240 KiB.
+fn product(isa: Isa, precision: Precision) -> impl FnMut() -> f64 + Clone + Send {
+    let (pixels, k, n) = match precision {
+        Precision::F32 => (28, 128, isa.nr()),
+        Precision::Bf16 => (64, 384, 8 * isa.nr()),
+    };
     let shape = KernelShape { experts: 1, c_out: n, c_in: k, taps: 1 };
-    let weights = Panels::pack(isa, Storage::F32, shape, &vec![0.5; n * k]);
+    let weights = match precision {
+        Precision::F32 => Panels::pack(isa, Storage::F32, shape, &vec![0.5; n * k]),
+        Precision::Bf16 => Panels::pack_bf16(isa, shape, 1, &vec![0.5; n * k]),
+    };
     let x = Buffer::from(&vec![0.25; pixels * k][..]);
     let mut out = Buffer::zeroed(pixels * n);
+    let mut scratch = Buffer::zeroed(Conv::bf16_scratch_len(&weights, 1, pixels));
     move || {
         let (x, epilogue) = (Pixels::new(&x, k), Epilogue::default());
         let c =
             Conv { x, taps: None, weights: &weights, coefs: None, groups: 1, input_scale: None, epilogue };
         for _ in 0..16 {
-            conv(isa, &c, &mut [], &mut Tile::whole(&mut out, pixels, n, n), None);
+            let mut tile = Tile::whole(&mut out, pixels, n, n);
+            match precision {
+                Precision::F32 => conv(isa, &c, &mut [], &mut tile, None),
+                Precision::Bf16 => conv_bf16(isa, &c, &mut scratch, &mut tile, None, &[]),
+            }
         }
         black_box(&mut out);
         (16 * 2 * pixels * k * n) as f64

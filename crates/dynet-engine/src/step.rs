@@ -258,7 +258,9 @@ impl Step {
     pub(crate) fn algorithm(&self) -> &'static str {
         match &self.kind {
             Kind::Image(_) => "to channels last",
-            Kind::Conv(c) if c.expand.as_ref().is_some_and(|e| e.precision == Precision::Bf16) => "1x1 bf16 + window",
+            Kind::Conv(c) if c.expand.as_ref().is_some_and(|e| e.precision == Precision::Bf16) => {
+                "1x1 bf16 + window"
+            }
             Kind::Conv(c) if c.expand.is_some() => "1x1 + window",
             Kind::Conv(c) if c.precision == Precision::Bf16 => match (&c.reading, c.head.is_some()) {
                 (Reading::Pointwise, false) => "1x1 bf16",

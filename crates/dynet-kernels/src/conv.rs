@@ -172,7 +172,10 @@ pub fn conv_ahead(
                 Data::F32(data) if c.is_plain() => &data[(panel * k + from) * nr..(panel * k + rows[1]) * nr],
                 _ => {
                     let (coefs, row_scale) = (c.coefs, c.input_scale);
-                    fuse(isa, FusePanel { panels: w, panel, rows, coefs, row_scale, ahead: 0, dynamic: scratch });
+                    fuse(
+                        isa,
+                        FusePanel { panels: w, panel, rows, coefs, row_scale, ahead: 0, dynamic: scratch },
+                    );
                     &scratch[..(rows[1] - from) * nr]
                 }
             };

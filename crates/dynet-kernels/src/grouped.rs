@@ -119,7 +119,10 @@ pub fn grouped(
             Data::F32(data) if w.experts() == 1 && c.coefs.is_none() => &data[panel * k * nr..][..k * nr],
             _ => {
                 let (rows, coefs) = ([0, k], c.coefs);
-                fuse(isa, FusePanel { panels: w, panel, rows, coefs, row_scale: None, ahead: 0, dynamic: scratch });
+                fuse(
+                    isa,
+                    FusePanel { panels: w, panel, rows, coefs, row_scale: None, ahead: 0, dynamic: scratch },
+                );
                 &scratch[..k * nr]
             }
         };

@@ -153,6 +153,11 @@ impl Isa {
         }
     }
 
+    /// Whether products of bfloat16 run on a matrix unit of the CPU, AMX, several times as fast as those of f32.
+    pub fn has_bf16_tiles(self) -> bool {
+        self.amx().is_some()
+    }
+
     /// Tiles that multiply bfloat16, if the CPU has them beside this instruction set.
     pub(crate) fn amx(self) -> Option<Amx> {
         match self {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::common::{Random, error, interpret, weights};
-use dynet_engine::{Isa, Options, Plan, Session};
+use dynet_engine::{Isa, Options, Plan, Precision, Session};
 use dynet_net::{
     Activation, CoefActivation, Conv2d, DynamicKernel, Head, Net, NetBuilder, Op, PaddingMode, Predictor,
     Shape,
@@ -85,13 +85,16 @@ proptest! {
         let len = net.input().len();
         let images = r.values(2 * len);
         for isa in Isa::available() {
-            let plan = Plan::compile(&net, &weights, &Options { isa, ..Options::default() });
-            let mut session = Session::new(Arc::new(plan.expect("a plan")), 2).expect("threads");
-            let logits = session.run(&images).expect("logits");
-            for (image, got) in images.chunks(len).zip(logits.chunks(5)) {
-                let want = interpret(&net, &weights, image).pop().expect("logits");
-                // A few layers of f32, one of them perhaps in tiles of 4 x 4.
-                prop_assert!(error(got, &want) < 3e-5, "{isa}: {:.1e}", error(got, &want));
+            // A few layers of f32, one of them perhaps in tiles of 4 x 4; a few whose factors have 8 bits.
+            for (precision, tolerance) in [(Precision::F32, 3e-5), (Precision::Bf16, 3e-2)] {
+                let plan = Plan::compile(&net, &weights, &Options { isa, precision, ..Options::default() });
+                let mut session = Session::new(Arc::new(plan.expect("a plan")), 2).expect("threads");
+                let logits = session.run(&images).expect("logits");
+                for (image, got) in images.chunks(len).zip(logits.chunks(5)) {
+                    let want = interpret(&net, &weights, image).pop().expect("logits");
+                    let error = error(got, &want);
+                    prop_assert!(error < tolerance, "{isa} {precision:?}: {error:.1e}");
+                }
             }
         }
     }

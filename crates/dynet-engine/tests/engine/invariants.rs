@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::common::{Random, weights};
-use dynet_engine::{Options, Plan, Session, StepTime, Storage};
+use dynet_engine::{Options, Plan, Precision, Session, StepTime, Storage};
 use dynet_net::zoo::{self, ZooOptions};
 use dynet_net::{DynamicOptions, Net, Op, Weights};
 
@@ -28,15 +28,19 @@ fn logits_are_the_same_bits_at_any_position_batch_size_and_thread_count() {
         let len = net.input().len();
         // More than one piece of images that run together.
         let images = Random(2).values(19 * len);
-        let mut alone = session(&net, &weights, &Options::default(), 1);
-        let want: Vec<Vec<f32>> = images.chunks(len).map(|i| alone.run(i).unwrap().to_vec()).collect();
-        for threads in [1, 2, 3, 5] {
-            let mut session = session(&net, &weights, &Options::default(), threads);
-            for batch in [19, 1, 2, 16, 17, 3] {
-                let got = session.run(&images[..batch * len]).unwrap();
-                let want = want[..batch].concat();
-                let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same && got.len() == want.len(), "{name}, batch {batch}, {threads} threads");
+        for precision in [Precision::F32, Precision::Bf16] {
+            let options = Options { precision, ..Options::default() };
+            let mut alone = session(&net, &weights, &options, 1);
+            let want: Vec<Vec<f32>> = images.chunks(len).map(|i| alone.run(i).unwrap().to_vec()).collect();
+            for threads in [1, 2, 3, 5] {
+                let mut session = session(&net, &weights, &options, threads);
+                for batch in [19, 1, 2, 16, 17, 3] {
+                    let got = session.run(&images[..batch * len]).unwrap();
+                    let want = want[..batch].concat();
+                    let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                    let what = format!("{name}, {precision:?}, batch {batch}, {threads} threads");
+                    assert!(same && got.len() == want.len(), "{what}");
+                }
             }
         }
     }
@@ -127,8 +131,11 @@ fn narrower_experts_have_the_same_bits_in_any_batch() {
     let net = net("dy_resnet50", [33, 33]);
     let weights = weights(&net, 1);
     let images = Random(3).values(3 * net.input().len());
-    for experts in [Storage::Bf16, Storage::Int8] {
-        let options = Options { experts, ..Options::default() };
+    use Precision as P;
+    for (experts, precision) in
+        [(Storage::Bf16, P::F32), (Storage::Int8, P::F32), (Storage::Bf16, P::Bf16), (Storage::Int8, P::Bf16)]
+    {
+        let options = Options { experts, precision, ..Options::default() };
         let together = session(&net, &weights, &options, 2).run(&images).unwrap().to_vec();
         let mut alone = session(&net, &weights, &options, 1);
         let apart: Vec<f32> =

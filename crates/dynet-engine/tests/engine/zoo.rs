@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use crate::common::{Random, error, interpret, weights};
-use dynet_engine::{Isa, Options, Plan, Session, Storage};
+use dynet_engine::{Isa, Options, Plan, Precision, Session, Storage};
 use dynet_net::zoo::{self, ZooOptions};
 use dynet_net::{CoefActivation, Coefficients, DynamicOptions, Net, Scope};
 
 /// f32 against f64 over some fifty layers whose sums have up to some hundred terms: the error of each is about
 /// 1e-7 relative and they add up at random.
 const TOLERANCE: f64 = 3e-5;
+
+/// Factors of 8 bits: 1/512 of each on average, which adds up at random, too, and is damped by norms and pools. A layer that
+/// reads the wrong values is off by as much as the logits are large.
+const BF16_TOLERANCE: f64 = 5e-2;
 
 /// Small enough for the naive interpreter.
 fn small() -> ZooOptions {
@@ -32,6 +36,8 @@ fn every_net_equals_the_naive_one_on_every_instruction_set() {
         let net = zoo::build(info.name, &small()).unwrap();
         for isa in Isa::available() {
             check(&net, &Options { isa, ..Options::default() }, TOLERANCE);
+            let precision = Precision::Bf16;
+            check(&net, &Options { isa, precision, ..Options::default() }, BF16_TOLERANCE);
         }
     }
 }
@@ -42,6 +48,8 @@ fn every_static_net_made_dynamic_equals_the_naive_one() {
         let dynamic = Some(DynamicOptions { experts: 4, ..Default::default() });
         let net = zoo::build(info.name, &ZooOptions { dynamic, ..small() }).unwrap();
         check(&net, &Options::default(), TOLERANCE);
+        let (precision, experts) = (Precision::Bf16, Storage::Int8);
+        check(&net, &Options { precision, experts, ..Options::default() }, BF16_TOLERANCE);
     }
 }
 

@@ -48,7 +48,9 @@ impl Amx {
     /// Shapes the tiles of this thread.
     pub(crate) fn tiles(self) -> Tiles {
         // SAFETY: `self` proves the instruction, `CONFIG` is 64 bytes that describe tiles of palette 1.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly, preserves_flags)) };
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly, preserves_flags))
+        };
         Tiles(self)
     }
 }

@@ -79,8 +79,11 @@ impl Job for Pairs {
         for pair in 0..self.padded / 2 {
             for j in [0, V::LANES] {
                 let row = |row: usize| {
+                    if row >= self.rows {
+                        return v.splat(0.0);
+                    }
                     // SAFETY: whoever made the job has `rows` rows.
-                    if row < self.rows { unsafe { v.load(self.fused.add(row * nr + j)) } } else { v.splat(0.0) }
+                    unsafe { v.load(self.fused.add(row * nr + j)) }
                 };
                 // SAFETY: and `padded` rows of the result.
                 unsafe {

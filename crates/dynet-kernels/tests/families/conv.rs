@@ -32,7 +32,19 @@ impl Case {
         // Terms are below 1 x 1 x experts; each of at most 800 x 16 adds half an ULP of a sum of a few dozen.
         let tolerance = 2e-5;
         let border = Border::Zeros;
-        Self { geometry, border, groups, c_in, c_out, experts, storage, row_step: 1, rows: false, bf16: false, tolerance }
+        Self {
+            geometry,
+            border,
+            groups,
+            c_in,
+            c_out,
+            experts,
+            storage,
+            row_step: 1,
+            rows: false,
+            bf16: false,
+            tolerance,
+        }
     }
 }
 

@@ -64,6 +64,7 @@ struct Record {
     threads: usize,
     isa: &'static str,
     experts: String,
+    precision: String,
     runs: usize,
     median_ms: f64,
     p90_ms: f64,
@@ -76,6 +77,7 @@ struct Record {
     session_bytes: usize,
     /// What this machine was measured to do at most, with these threads.
     peak_gflops: f64,
+    peak_bf16_gflops: f64,
     peak_memory_gb_per_s: f64,
     peak_cache_gb_per_s: f64,
     floor_ms: f64,
@@ -116,6 +118,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         threads,
         isa: plan.options().isa.name(),
         experts: format!("{:?}", plan.options().experts).to_lowercase(),
+        precision: format!("{:?}", plan.options().precision).to_lowercase(),
         runs: times.len(),
         median_ms: at(0.5),
         p90_ms: at(0.9),
@@ -126,6 +129,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         weight_bytes: plan.weight_bytes(),
         session_bytes: plan.session_bytes(batch, threads),
         peak_gflops: peaks.flops / 1e9,
+        peak_bf16_gflops: peaks.bf16_flops / 1e9,
         peak_memory_gb_per_s: peaks.memory / 1e9,
         peak_cache_gb_per_s: peaks.cache / 1e9,
         floor_ms,
@@ -204,15 +208,16 @@ fn describe(r: &Record) -> String {
     let mib = |bytes: f64| format!("{:.1} MiB", bytes / (1 << 20) as f64);
     let peak = r.peak_memory_bytes.map_or("not known".into(), |b| mib(b as f64));
     let mut text = format!(
-        "{}, batch {}, {} threads, {}, experts {}\n\
+        "{}, batch {}, {} threads, {}, experts {}, precision {}\n\
          median {:.3} ms, p90 {:.3}, p99 {:.3}, min {:.3} over {} runs; {:.1} images/s\n\
          memory: peak {peak}, weights {}, session {}\n\
-         floor {:.3} ms: {:.2} times; peaks measured here: {:.0} GFLOP/s, {:.1} GB/s from memory, {:.1} from the cache\n",
+         floor {:.3} ms: {:.2} times; peaks measured here: {:.0} GFLOP/s, {:.0} in bf16, {:.1} GB/s from memory, {:.1} from the cache\n",
         r.net,
         r.batch,
         r.threads,
         r.isa,
         r.experts,
+        r.precision,
         r.median_ms,
         r.p90_ms,
         r.p99_ms,
@@ -224,6 +229,7 @@ fn describe(r: &Record) -> String {
         r.floor_ms,
         r.ratio_to_floor,
         r.peak_gflops,
+        r.peak_bf16_gflops,
         r.peak_memory_gb_per_s,
         r.peak_cache_gb_per_s
     );
