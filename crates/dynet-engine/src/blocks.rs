@@ -56,6 +56,16 @@ pub(crate) fn pixels_read(geometry: &Geometry) -> usize {
 /// Pixels of a map that a tile computes for itself, one panel wide: 128 or 256 KiB, a quarter of a second-level cache.
 const PART_PIXELS: usize = 2048;
 
+/// Values of the part of a map that a product of bfloat16 computes for a tile of several panels, 512 KiB.
+const BF16_PART: usize = 128 << 10;
+
+/// Panels of a depthwise convolution's tile that computes what it reads, `pixels` pixels, by a product of bfloat16: as many as
+/// fit, since the product's own pixels are laid out once for all of them; `blocks` such tiles are all pixels.
+pub(crate) fn bf16_part_panels(pixels: usize, panels: usize, nr: usize, blocks: usize) -> usize {
+    let tiles = if blocks == 1 { THREADS } else { 1 };
+    (BF16_PART / (pixels * nr)).clamp(1, panels.div_ceil(tiles))
+}
+
 /// Rows of a depthwise convolution's tile that computes what it reads, `panels` panels of sums of `terms` terms; `None` where
 /// too many rows would be computed twice.
 pub(crate) fn window_rows(geometry: &Geometry, terms: usize, panels: usize) -> Option<usize> {

@@ -85,10 +85,16 @@ fn put(expand: Step, rows: usize, by: usize, steps: &mut [Step], buffers: &mut [
     if let Reading::Window(geometry) = &window.reading {
         window.pixel_block = rows * geometry.output()[1];
     }
-    window.channel_block = window.weights.nr();
+    let blocks = step.output.pixels.div_ceil(window.pixel_block);
+    let nr = window.weights.nr();
+    window.channel_block = match expand.precision {
+        Precision::F32 => nr,
+        Precision::Bf16 => {
+            nr * blocks::bf16_part_panels(part_pixels(window), window.weights.count(), nr, blocks)
+        }
+    };
     window.panel_major |= expand.panel_major;
     window.expand = Some(expand);
-    let blocks = step.output.pixels.div_ceil(window.pixel_block);
     let Some(mut sums) = step.sums else { return };
     // A tile's sums are a block's.
     sums.pixels = blocks;
@@ -121,6 +127,12 @@ pub(crate) fn part_pixels(window: &ConvStep) -> usize {
     }
 }
 
+/// Values from one pixel of such a part to the next, of tiles of some channels. A multiple of 1 KiB would share few sets of the
+/// first cache.
+pub(crate) fn part_ld(channels: usize) -> usize {
+    if channels.is_multiple_of(256) { channels + 16 } else { channels }
+}
+
 /// One tile of a depthwise convolution `window`, of whose fields `x` and `origin` are not read, over the output of `product`.
 pub(crate) fn expanded(
     isa: Isa,
@@ -135,11 +147,18 @@ pub(crate) fn expanded(
     let width = geometry.output()[1];
     let rows = geometry.rows_read(tile.pixel0() / width..(tile.pixel0() + tile.pixels()) / width);
     let pixels = rows.start * geometry.input[1]..rows.end * geometry.input[1];
-    let (map, scratch) = scratch.split_at_mut(pixels.len() * nr);
-    for start in (0..tile.channels()).step_by(nr) {
-        let len = nr.min(tile.channels() - start);
+    // One panel, which the window finds in the first or second cache, or all of them, whose inputs are laid out once.
+    let channels = tile.channels();
+    let wide = match precision {
+        Precision::F32 => nr,
+        Precision::Bf16 => channels.next_multiple_of(nr),
+    };
+    let ld = part_ld(wide);
+    let (map, scratch) = scratch.split_at_mut(pixels.len() * ld);
+    for start in (0..channels).step_by(wide) {
+        let len = wide.min(channels - start);
         let first = tile.channel0() + start;
-        let mut part = Tile::part(map, pixels.clone(), first..first + len, nr);
+        let mut part = Tile::part(map, pixels.clone(), first..first + len, ld);
         match precision {
             Precision::F32 => {
                 let bytes = product.ahead_bytes(isa, pixels.len(), len);
@@ -152,9 +171,13 @@ pub(crate) fn expanded(
                 conv_bf16(isa, product, scratch, &mut part, None, later);
             }
         }
-        let window = GroupedConv { x: Pixels::new(map, nr), origin: [rows.start, first], ..*window };
-        let sums = sums.as_mut().map(|sums| sums.columns(start, len));
-        grouped(isa, &window, scratch, &mut tile.columns(start, len), sums);
+        for panel in (0..len).step_by(nr) {
+            let (start, len) = (start + panel, nr.min(len - panel));
+            let origin = [rows.start, first + panel];
+            let window = GroupedConv { x: Pixels::new(&map[panel..], ld), origin, ..*window };
+            let sums = sums.as_mut().map(|sums| sums.columns(start, len));
+            grouped(isa, &window, scratch, &mut tile.columns(start, len), sums);
+        }
     }
 }
 

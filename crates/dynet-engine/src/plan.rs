@@ -229,7 +229,7 @@ pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
 pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
     let part = c.expand.as_ref().map_or(0, |expand| {
         let pixels = expand::part_pixels(c);
-        product_scratch_len(expand, pixels) + pixels * expand.weights.nr()
+        product_scratch_len(expand, pixels) + pixels * expand::part_ld(c.channel_block)
     });
     let len = part
         + match &c.reading {

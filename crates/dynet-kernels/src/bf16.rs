@@ -116,9 +116,7 @@ pub fn conv_bf16(
     }
     let mut sums = sums;
     if let Some(sums) = &mut sums {
-        let fits = sums.pixels() == 1 && sums.channels() == out.channels();
-        assert!(fits, "sums of another shape: {sums:?} of {out:?}");
-        sums.row(0).fill(0.0);
+        sums.start_sums(out);
     }
     let needed = Conv::bf16_scratch_len(w, segments, out.pixels());
     assert!(scratch.len() >= needed, "scratch has {} values, {needed} needed", scratch.len());

@@ -142,11 +142,7 @@ pub fn conv_ahead(
     c.check(isa, out);
     assert!(!matches!(c.weights.data, Data::Pairs(..)), "weights of another precision");
     if let Some(sums) = &mut sums {
-        assert!(
-            sums.pixels() == 1 && sums.channels() == out.channels(),
-            "sums of another shape: {sums:?} of {out:?}"
-        );
-        sums.row(0).fill(0.0);
+        sums.start_sums(out);
     }
     if out.pixels() == 0 {
         return;

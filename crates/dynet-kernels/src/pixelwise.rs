@@ -19,9 +19,7 @@ fn run(
     let sums = match &mut sums {
         None => &mut [][..],
         Some(sums) => {
-            let fits = sums.pixels() == 1 && sums.channels() == out.channels();
-            assert!(fits, "sums of another shape: {sums:?} of {out:?}");
-            sums.row(0).fill(0.0);
+            sums.start_sums(out);
             sums.row(0)
         }
     };
