@@ -8,7 +8,7 @@ use crate::error::PlanError;
 use crate::expand;
 use crate::fold::tensor;
 use crate::layout::Lifetime;
-use crate::plan::Options;
+use crate::plan::{Options, Precision};
 use crate::step::{DenseStep, Kind, Step, View};
 
 /// Maps that a shuffle takes at once.
@@ -377,7 +377,11 @@ impl<'a> Lowering<'a> {
         act: Activation,
     ) -> DenseStep {
         let shape = dynet_kernels::KernelShape { experts: 1, c_out, c_in: x.channels, taps: 1 };
-        let storage = dynet_kernels::Storage::F32;
+        // One pixel waits for its weights, not for multiplications.
+        let storage = match self.options.precision {
+            Precision::F32 => dynet_kernels::Storage::F32,
+            Precision::Bf16 => dynet_kernels::Storage::Bf16,
+        };
         let weights = dynet_kernels::Panels::pack(self.isa, storage, shape, weights);
         DenseStep { x, weights, bias, residual: None, act }
     }

@@ -20,8 +20,9 @@ pub enum Precision {
     #[default]
     F32,
     /// Maps and (fused) kernels rounded to bfloat16 when they are multiplied, sums in f32, on a CPU with AMX several times as
-    /// fast; elsewhere the same numbers, no faster than f32. Maps stay f32 in memory, and so do depthwise and other narrow groups,
-    /// predictors and fully connected layers in all.
+    /// fast; elsewhere the same numbers, no faster than f32. Of fully connected layers the weights are rounded. Maps stay f32 in
+    /// memory; depthwise layers and other narrow groups multiply f32; the last layer of a predictor follows
+    /// [`Options::experts`].
     Bf16,
 }
 
