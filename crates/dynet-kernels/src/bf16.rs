@@ -2,11 +2,11 @@
 //! precision.
 //!
 //! The pixels of a tile are rounded and laid out once for all of its panels, in pieces that a matrix unit loads; fused kernels are
-//! rounded when they are laid out, static ones ahead. On a CPU with AMX a product takes a sixteenth of the time of f32
-//! multiply-adds. Without it the same numbers are multiplied by f32 multiply-adds: nothing is gained, and the logits agree but for the
+//! rounded when they are laid out, static ones ahead. AMX multiplies sixteen times as many values a
+//! cycle as AVX-512 does in f32. Without it the same numbers are multiplied by f32 multiply-adds: nothing is gained, and the logits agree but for the
 //! order of sums.
 
-use crate::arch::Amx;
+use crate::arch::{Amx, Tiles};
 use crate::conv::Conv;
 use crate::generic::bf16::{Ends, Gather, Pairs, Product};
 use crate::generic::fuse::{FusePanel, timed};
@@ -107,113 +107,140 @@ pub fn conv_bf16(
     later: &[u8],
 ) {
     c.check(isa, out);
-    let w = c.weights;
-    let (k, nr) = (w.k(), w.nr());
+    let (w, nr) = (c.weights, c.weights.nr());
     let segments = c.taps.map_or(1, |t| t.taps);
     if let Data::Pairs(_, segment) = &w.data {
         assert!(c.coefs.is_none() && c.input_scale.is_none(), "factors of weights that have been rounded");
-        assert_eq!(segment * segments, k, "weights are packed for another number of segments");
+        assert_eq!(segment * segments, w.k(), "weights are packed for another number of segments");
     }
+    let sizes = Sizes::new(w, segments, out.pixels());
+    let needed = Conv::bf16_scratch_len(w, segments, out.pixels());
+    assert!(sizes.steps > 0, "a sum without terms");
+    assert!(scratch.len() >= needed, "scratch has {} values, {needed} needed", scratch.len());
     let mut sums = sums;
     if let Some(sums) = &mut sums {
         sums.start_sums(out);
     }
-    let needed = Conv::bf16_scratch_len(w, segments, out.pixels());
-    assert!(scratch.len() >= needed, "scratch has {} values, {needed} needed", scratch.len());
     if out.pixels() == 0 {
         return;
     }
-    let sizes = Sizes::new(w, segments, out.pixels());
-    // Tiles that lie across cache lines take twice as long to load.
-    let start = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-    let (pixels, rest) = scratch[start..].split_at_mut(sizes.pixels);
-    let (pairs, rest) = rest.split_at_mut(sizes.pairs);
-    let (fused, block) = rest.split_at_mut(sizes.fused);
-    let (pixels, pairs) = (pixels.as_mut_ptr().cast::<u16>(), pairs.as_mut_ptr().cast::<u16>());
-    let tiles = isa.amx().map(Amx::tiles);
-    let mut gathered = usize::MAX;
-    let first = out.channel0() / nr;
-    let behind = first + out.channels().div_ceil(nr);
-    let std::ops::Range { start: from, end: to } = later.as_ptr_range();
-    let [own, end] = [w.bytes(first, [0, 0])[0], w.bytes(behind, [0, 0])[0]];
-    let mut ahead = Ahead { later: Some([from, to]), ..Ahead::new([own, end]) };
+    let mut run = Run::new(isa, c, sizes, segments, scratch);
+    run.ahead = ahead(w, [out.channel0(), out.channel0() + out.channels()].map(|c| c.div_ceil(nr)), later);
+    let mut gathered = None;
     for start in (0..out.channels()).step_by(nr) {
         let mut tile = out.columns(start, nr.min(out.channels() - start));
         let (source, group) = c.source(&tile);
-        if gathered != group {
-            isa.run(Gather { source, rows: tile.pixels(), out: pixels });
-            gathered = group;
+        if gathered != Some(group) {
+            isa.run(Gather { source, rows: tile.pixels(), out: run.pixels });
+            gathered = Some(group);
         }
-        let at = tile.channel0() / nr;
         let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
-        let sink = c.sink(&mut tile, sums);
-        for from in (0..sizes.steps).step_by(sizes.chunk) {
-            let to = (from + sizes.chunk).min(sizes.steps);
-            let panel = match &w.data {
-                Data::Pairs(data, _) => data[(at * sizes.steps + from) * STEP * nr..].as_ptr(),
-                _ => {
-                    c.fuse_pairs(isa, (at, k / segments), [from, to], fused, pairs);
-                    pairs.cast_const()
-                }
+        run.panel(&mut tile, sums);
+    }
+}
+
+/// The weights of panels `from..to`, and what is read later.
+fn ahead(w: &Panels, [from, to]: [usize; 2], later: &[u8]) -> Ahead {
+    let [own, end] = [from, to].map(|panel| w.bytes(panel, [0, 0])[0]);
+    let std::ops::Range { start: from, end: to } = later.as_ptr_range();
+    Ahead { later: Some([from, to]), ..Ahead::new([own, end]) }
+}
+
+/// A tile's work, with its scratch in pieces.
+struct Run<'a> {
+    isa: Isa,
+    c: &'a Conv<'a>,
+    sizes: Sizes,
+    /// Rows of weights of a segment.
+    segment: usize,
+    /// The matrix unit's, if there is one.
+    tiles: Option<Tiles>,
+    ahead: Ahead,
+    /// Laid out pixels.
+    pixels: *mut u16,
+    /// Laid out steps of a panel.
+    pairs: *mut u16,
+    fused: &'a mut [f32],
+    /// Sums of all pixels, or of a block of them.
+    sums: &'a mut [f32],
+}
+
+impl<'a> Run<'a> {
+    /// Cuts scratch that is long enough.
+    fn new(isa: Isa, c: &'a Conv<'a>, sizes: Sizes, segments: usize, scratch: &'a mut [f32]) -> Self {
+        // Tiles that lie across cache lines take twice as long to load.
+        let start = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let (pixels, rest) = scratch[start..].split_at_mut(sizes.pixels);
+        let (pairs, rest) = rest.split_at_mut(sizes.pairs);
+        let (fused, sums) = rest.split_at_mut(sizes.fused);
+        let [pixels, pairs] = [pixels, pairs].map(|piece| piece.as_mut_ptr().cast());
+        let (segment, tiles) = (c.weights.k() / segments, isa.amx().map(Amx::tiles));
+        let ahead = ahead(c.weights, [0, 0], &[]);
+        Self { isa, c, sizes, segment, tiles, ahead, pixels, pairs, fused, sums }
+    }
+
+    /// All pixels of a checked tile of one panel, which have been laid out.
+    fn panel(&mut self, tile: &mut Tile<'_>, channel_sums: *mut f32) {
+        let (w, Sizes { steps, chunk, .. }) = (self.c.weights, self.sizes);
+        let (nr, panel, pixels) = (w.nr(), tile.channel0() / w.nr(), tile.pixels());
+        let sink = self.c.sink(tile, channel_sums);
+        for from in (0..steps).step_by(chunk) {
+            let to = (from + chunk).min(steps);
+            let weights = match &w.data {
+                Data::Pairs(data, _) => data[(panel * steps + from) * STEP * nr..].as_ptr(),
+                _ => self.fuse(panel, [from, to]),
             };
-            if ahead.later.is_some() {
+            if self.ahead.later.is_some() {
                 // What has been read need not be asked for.
-                let read = w.bytes(at, [0, read_rows(w, segments, to)])[1];
-                ahead.next = ahead.next.max(read);
+                let read = w.bytes(panel, [0, self.rows_read(to)])[1];
+                self.ahead.next = self.ahead.next.max(read);
             }
-            let (steps, wide) = ([from, to, sizes.steps], sink.cols > nr / 2);
-            let product = Product { pixels, panel, steps, wide };
-            for first in (0..tile.pixels()).step_by(BLOCK) {
-                let rows = [first, BLOCK.min(tile.pixels() - first)];
-                let sums = block[if sizes.chunk < sizes.steps { first * nr } else { 0 }..].as_mut_ptr();
-                match &tiles {
-                    // SAFETY: `pixels` holds whole pieces of 16 rows, the panel its steps, `block` 32 rows.
-                    Some(tiles) => unsafe { product.by_tiles(tiles, rows, sums, &mut ahead) },
-                    None => isa.run(product.by_lanes(rows, sums)),
+            let (steps, wide) = ([from, to, steps], sink.cols > nr / 2);
+            let product = Product { pixels: self.pixels, panel: weights, steps, wide };
+            for first in (0..pixels).step_by(BLOCK) {
+                let rows = [first, BLOCK.min(pixels - first)];
+                let sums = self.sums[if chunk < steps[2] { first * nr } else { 0 }..].as_mut_ptr();
+                match &self.tiles {
+                    // SAFETY: the scratch holds whole pieces of 16 pixels and 32 rows of sums, `weights` the steps.
+                    Some(tiles) => unsafe { product.by_tiles(tiles, rows, sums, &mut self.ahead) },
+                    None => self.isa.run(product.by_lanes(rows, sums)),
                 }
-                if to == sizes.steps {
-                    isa.run(Ends { rows, of: tile.pixels(), block: sums, sink });
+                if to == steps[2] {
+                    self.isa.run(Ends { rows, of: pixels, block: sums, sink });
                 }
             }
         }
     }
-}
 
-/// Rows of a panel that have been read after `steps` steps of a product.
-fn read_rows(w: &Panels, segments: usize, steps: usize) -> usize {
-    if let Data::Pairs(..) = w.data {
-        return steps * STEP;
+    /// Rows of a panel that have been read after `steps` steps of a product.
+    fn rows_read(&self, steps: usize) -> usize {
+        if let Data::Pairs(..) = self.c.weights.data {
+            return steps * STEP;
+        }
+        let each = self.segment.div_ceil(STEP);
+        steps / each * self.segment + (steps % each * STEP).min(self.segment)
     }
-    let segment = w.k() / segments;
-    let each = segment.div_ceil(STEP);
-    steps / each * segment + (steps % each * STEP).min(segment)
-}
 
-impl Conv<'_> {
     /// Fuses steps `from..to` of a panel, rounds them and lays them out; by the clock of the coefficients if they have one.
-    fn fuse_pairs(
-        &self,
-        isa: Isa,
-        (panel, segment): (usize, usize),
-        [from, to]: [usize; 2],
-        fused: &mut [f32],
-        pairs: *mut u16,
-    ) {
-        let (panels, each) = (self.weights, segment.div_ceil(STEP));
-        let (coefs, row_scale) = (self.coefs, self.input_scale);
-        timed(self.coefs.and_then(|c| c.clock()), || {
+    fn fuse(&mut self, panel: usize, [from, to]: [usize; 2]) -> *const u16 {
+        let (panels, coefs, row_scale) = (self.c.weights, self.c.coefs, self.c.input_scale);
+        let (isa, segment, each) = (self.isa, self.segment, self.segment.div_ceil(STEP));
+        timed(coefs.and_then(|c| c.clock()), || {
             let mut step = from;
             while step < to {
                 let (at, inside) = (step / each, step % each);
                 let some = (to - step).min(each - inside).min(CHUNK / STEP);
                 let row = at * segment + inside * STEP;
                 let rows = [row, (row + some * STEP).min((at + 1) * segment)];
-                isa.run(FusePanel { panels, panel, rows, coefs, row_scale, ahead: AHEAD, dynamic: fused });
+                let dynamic = &mut *self.fused;
+                isa.run(FusePanel { panels, panel, rows, coefs, row_scale, ahead: AHEAD, dynamic });
                 // The scratch holds all steps from `from` to `to`.
-                let out = pairs.wrapping_add((step - from) * STEP * panels.nr());
-                isa.run(Pairs { rows: rows[1] - row, padded: some * STEP, fused: fused.as_ptr(), out });
+                let out = self.pairs.wrapping_add((step - from) * STEP * panels.nr());
+                let (rows, padded, fused) = (rows[1] - row, some * STEP, self.fused.as_ptr());
+                isa.run(Pairs { rows, padded, fused, out });
                 step += some;
             }
         });
+        self.pairs
     }
 }

@@ -11,7 +11,7 @@ use dynet_net::{CoefActivation, Coefficients, DynamicOptions, Net, Scope};
 /// 1e-7 relative and they add up at random.
 const TOLERANCE: f64 = 3e-5;
 
-/// Factors of 8 bits: 1/512 of each on average, which adds up at random, too, and is damped by norms and pools. A layer that
+/// Factors of 8 bits: 1/256 of each at most, which adds up at random, too, and is damped by norms and pools. A layer that
 /// reads the wrong values is off by as much as the logits are large.
 const BF16_TOLERANCE: f64 = 5e-2;
 

@@ -90,7 +90,7 @@ pub(crate) fn dense_bf16(isa: Isa, r: &mut Random, what: &str, dynamic: bool) {
         (case.groups, case.c_out, case.rows) = (2, 2 * isa.nr() * (r.below(2) + 1), false);
     }
     if dynamic {
-        // A fused weight that lies halfway between two bfloat16 is rounded up here and down there: 1/256 of a term.
+        // A fused weight that lies halfway between two bfloat16 is rounded up here and down there: 1/128 of a term.
         case.tolerance = 1e-2;
     }
     compare(isa, r, what, &case);
