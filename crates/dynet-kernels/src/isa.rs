@@ -25,11 +25,17 @@ pub(crate) fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
+/// Whether this CPU rounds whole AVX-512 registers to bfloat16.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
 /// Whether this CPU has AMX with bfloat16, and AVX-512 with it, and Linux lets this process use it: it is asked once.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_amx_bf16() -> bool {
     static HAS: LazyLock<bool> = LazyLock::new(|| {
-        let wide = has_avx512() && is_x86_feature_detected!("avx512bf16");
+        let wide = has_avx512() && has_avx512_bf16();
         wide && cfg!(not(miri)) && cpu_has_amx_bf16() && may_use_tiles()
     });
     *HAS

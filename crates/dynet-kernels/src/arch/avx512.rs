@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use crate::arch::avx512_half::Avx512Half;
 use crate::arch::prefetch_to_write;
-use crate::isa::has_avx512;
+use crate::isa::{has_avx512, has_avx512_bf16};
 use crate::vector::{Job, Vector};
 
 /// The proof that this CPU has AVX-512 F, BW, DQ and VL.
@@ -18,7 +18,7 @@ pub struct Avx512 {
 impl Avx512 {
     /// `None` on a CPU without it.
     pub fn new() -> Option<Self> {
-        has_avx512().then(|| Self { bf16: is_x86_feature_detected!("avx512bf16") })
+        has_avx512().then(|| Self { bf16: has_avx512_bf16() })
     }
 }
 
