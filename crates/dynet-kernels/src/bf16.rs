@@ -1,4 +1,4 @@
-//! Dense convolutions whose products multiply bfloat16 and add in f32: the same layers as [`conv`](crate::conv) in another
+//! Dense convolutions whose products multiply bfloat16 and add in f32: the same layers as [`conv`](crate::conv()) in another
 //! precision.
 //!
 //! The pixels of a tile are rounded and laid out once for all of its panels, in pieces that a matrix unit loads; fused kernels are
@@ -87,7 +87,7 @@ impl Conv<'_> {
     }
 }
 
-/// Computes one tile of a convolution as [`conv`](crate::conv) does, with factors rounded to bfloat16: `(sum_i eta_i w_i) (*) x` of
+/// Computes one tile of a convolution as [`conv`](crate::conv()) does, with factors rounded to bfloat16: `(sum_i eta_i w_i) (*) x` of
 /// Eq. 2, the sum over the experts in f32.
 ///
 /// # Panics
