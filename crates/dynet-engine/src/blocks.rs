@@ -190,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn pixels_are_laid_out_within_the_cache_and_once_where_fusing_does_not_count() {
+        // A 3x3 layer of 64 channels of 56 x 56: blocks of pixels, each with all channels.
+        let (block, channels) = bf16_tile(3136, 576, (64, 32), 4);
+        assert!(block * 576 <= BF16_VALUES && block < 3136 && channels == 64, "{block}, {channels}");
+        // One of 512 channels of 7 x 7 is cut by channels: a further block would fuse all panels again.
+        let (block, channels) = bf16_tile(49, 4608, (512, 32), 4);
+        assert!(block == 49 && (64..=256).contains(&channels), "{block}, {channels}");
+        // Static, a tile shares its pixels among as many channels as leave each thread one.
+        assert_eq!(bf16_tile(49, 4608, (512, 32), 0), (49, 256));
+    }
+
+    #[test]
     fn a_tile_computes_as_many_rows_as_its_cache_holds_and_few_of_them_twice() {
         // 112 x 112 with stride 2: 17 input rows are 1904 pixels.
         assert_eq!(window_rows(&Geometry::same([112, 112], 3, 2), 16, 6), Some(8));
@@ -207,6 +219,11 @@ mod tests {
                 let blocks = pixels.div_ceil(block);
                 let tiles = blocks * channels.div_ceil(channel_block(channels, 8, blocks));
                 assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");
+                for experts in [0, 4] {
+                    let (block, channel_block) = bf16_tile(pixels, 576, (channels, 8), experts);
+                    let tiles = pixels.div_ceil(block) * channels.div_ceil(channel_block);
+                    assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels in bf16: {tiles}");
+                }
             }
             let grid = bands(MAX_IMAGES, pixels, 7, 7);
             assert!(grid.tiles() <= MAX_TILES);
