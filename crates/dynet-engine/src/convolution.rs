@@ -42,7 +42,7 @@ impl Lowering<'_> {
         let geometry = self.geometry(id, conv);
         let is_one = output.pixels() == 1 && geometry.input == [1, 1] && geometry.is_pointwise();
         if is_one && conv.groups == 1 && conv.dynamic.is_none() && input_scale.is_none() {
-            let step = self.dense(x, conv.c_out, &kernels, bias, chain.act);
+            let step = self.dense(x, self.dense_storage(), &kernels, bias, chain.act);
             self.push_dense(id, chain.last, DenseStep { residual: chain.residual, ..step });
             return Ok(());
         }
@@ -219,8 +219,7 @@ impl Lowering<'_> {
         let [weight, bias] =
             ["weight", "bias"].map(|s| tensor(self.net, self.weights, id, &format!("{layer}.{s}")));
         let width = if head.channels == 1 { 1 } else { self.isa.nr() };
-        // As many bytes as the fixed kernels, or nearly: 8 bits would be too few for the exponents of softmax.
-        let storage = if self.options.experts == Storage::F32 { Storage::F32 } else { Storage::Bf16 };
+        let storage = self.options.experts;
         let c_in = x.channels;
         let mut gate =
             Gate { x, weights: vec![], bias: vec![], activation: predictor.activation, channels: width };

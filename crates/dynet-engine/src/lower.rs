@@ -1,6 +1,6 @@
 //! From nodes to steps: what a node's reader can do in its own epilogue, it does; slices are views.
 
-use dynet_kernels::{Activation, Geometry, Isa};
+use dynet_kernels::{Activation, Geometry, Isa, KernelShape, Panels, Storage};
 use dynet_net::{CoefActivation, Net, NodeId, Op, Predictor, Shape, Weights};
 
 use crate::blocks;
@@ -156,11 +156,11 @@ impl<'a> Lowering<'a> {
                 let parts = self.parts(input(0));
                 self.pixelwise(id, id, |_| Kind::Shuffle { parts, groups: *groups });
             }
-            Op::Linear { c_out } => {
+            Op::Linear { .. } => {
                 let chain = self.activation_behind(id);
                 let x = self.map(input(0));
                 let [weights, bias] = ["weight", "bias"].map(|s| tensor(self.net, self.weights, id, s));
-                let step = self.dense(x, *c_out, weights, bias.to_vec(), chain.act);
+                let step = self.dense(x, self.dense_storage(), weights, bias.to_vec(), chain.act);
                 self.push_dense(id, chain.last, step);
             }
             Op::Dropout { .. } => {
@@ -367,22 +367,25 @@ impl<'a> Lowering<'a> {
         self.set(id, Value::Map(output));
     }
 
+    /// Format of the weights of fully connected layers: one pixel waits for its weights, not for multiplications.
+    pub(crate) fn dense_storage(&self) -> Storage {
+        match self.options.precision {
+            Precision::F32 => Storage::F32,
+            Precision::Bf16 => Storage::Bf16,
+        }
+    }
+
     /// A fully connected layer on the means of all pixels or on single pixels.
     pub(crate) fn dense(
         &self,
         x: View,
-        c_out: usize,
+        storage: Storage,
         weights: &[f32],
         bias: Vec<f32>,
         act: Activation,
     ) -> DenseStep {
-        let shape = dynet_kernels::KernelShape { experts: 1, c_out, c_in: x.channels, taps: 1 };
-        // One pixel waits for its weights, not for multiplications.
-        let storage = match self.options.precision {
-            Precision::F32 => dynet_kernels::Storage::F32,
-            Precision::Bf16 => dynet_kernels::Storage::Bf16,
-        };
-        let weights = dynet_kernels::Panels::pack(self.isa, storage, shape, weights);
+        let shape = KernelShape { experts: 1, c_out: bias.len(), c_in: x.channels, taps: 1 };
+        let weights = Panels::pack(self.isa, storage, shape, weights);
         DenseStep { x, weights, bias, residual: None, act }
     }
 
@@ -394,16 +397,19 @@ impl<'a> Lowering<'a> {
 
     fn predictor(&mut self, id: NodeId, predictor: &Predictor) {
         let x = self.pooled(self.net.node(id).inputs[0]);
-        let layer = |this: &mut Self, name: &str, x: View, c_out: usize, act| {
+        // A predictor is as much to read as the fixed kernels. Its hidden layer is a fully connected one like others, too.
+        let storage = self.options.experts;
+        let hidden_storage = if storage == Storage::F32 { self.dense_storage() } else { storage };
+        let layer = |this: &mut Self, name: &str, x: View, storage, act| {
             let [weights, bias] =
                 ["weight", "bias"].map(|s| tensor(this.net, this.weights, id, &format!("{name}.{s}")));
-            let step = this.dense(x, c_out, weights, bias.to_vec(), act);
+            let step = this.dense(x, storage, weights, bias.to_vec(), act);
             this.push_dense(id, id, step);
             this.map(id)
         };
         let (name, x) = match predictor.hidden {
             None => ("fc", x),
-            Some(hidden) => ("fc2", layer(self, "fc1", x, hidden, Activation::Relu)),
+            Some(_) => ("fc2", layer(self, "fc1", x, hidden_storage, Activation::Relu)),
         };
         if !self.is_tapped(id) {
             self.set(id, Value::Gated { x, layer: name });
@@ -411,7 +417,7 @@ impl<'a> Lowering<'a> {
         }
         let sigmoid = predictor.activation == CoefActivation::Sigmoid;
         let act = if sigmoid { Activation::Sigmoid } else { Activation::None };
-        let output = layer(self, name, x, predictor.coefficients(), act);
+        let output = layer(self, name, x, storage, act);
         if let CoefActivation::Softmax { temperature } = predictor.activation {
             let heads = predictor.heads.iter().enumerate();
             let heads = heads.map(|(i, h)| [predictor.head_offset(i), h.channels, h.experts]).collect();

@@ -21,16 +21,15 @@ pub enum Precision {
     F32,
     /// Maps and (fused) kernels rounded to bfloat16 when they are multiplied, sums in f32, on a CPU with AMX several times as
     /// fast; elsewhere the same numbers, no faster than f32. Of fully connected layers the weights are rounded. Maps stay f32 in
-    /// memory; depthwise layers and other narrow groups multiply f32; the last layer of a predictor follows
-    /// [`Options::experts`].
+    /// memory; depthwise layers and other narrow groups multiply f32; predictors follow [`Options::experts`].
     Bf16,
 }
 
 /// How a plan is made.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Number format of the fixed kernels of dynamic convolutions; static kernels are f32. With bf16 or int8 the layers
-    /// that give the coefficients are bf16, and 3x3 kernels of maps so large that reading them does not count stay f32.
+    /// Number format of the fixed kernels of dynamic convolutions and of the predictors of their coefficients, which are
+    /// as much to read; static kernels are f32.
     pub experts: Storage,
     /// What dense convolutions multiply.
     pub precision: Precision,

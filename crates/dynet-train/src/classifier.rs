@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use dynet_engine::{Options, Plan, Session};
+use dynet_engine::{Options, Plan, Precision, Session, Storage};
 use dynet_net::Model;
 use dynet_nn::{DeviceName, NetModule};
 
@@ -28,20 +28,40 @@ pub trait Classifier {
     fn logits(&mut self, images: &[f32], shape: [usize; 4]) -> Result<Vec<f32>, TrainError>;
 }
 
-/// What runs `model`: on CPUs the engine, or Burn for what the engine does not take; on other devices Burn.
+/// Where and how a trained model runs; by default on the engine, in f32, with all of the machine's threads.
+#[derive(Clone, Debug, Default)]
+pub struct Runtime {
+    /// On CPUs the engine runs it, on other devices Burn.
+    pub device: DeviceName,
+    /// Of the engine.
+    pub engine: Options,
+    /// Of the engine; all of the machine's if not given.
+    pub threads: Option<usize>,
+}
+
+/// What runs `model`: on CPUs the engine, or Burn for what the engine does not take in f32; on other devices Burn.
 ///
 /// # Errors
-/// A model that neither can run, or a device that is not there.
-pub fn classifier(model: &Model, device: DeviceName) -> Result<Box<dyn Classifier>, TrainError> {
-    if device == DeviceName::default()
-        && let Ok(plan) = Plan::compile(&model.net, &model.weights, &Options::default())
-    {
-        let threads = available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-        let session =
-            Session::new(Arc::new(plan), threads).map_err(|e| TrainError::Classifier(e.to_string()))?;
-        return Ok(Box::new(EngineClassifier(session)));
+/// A model that neither can run, one that the engine does not take where another format is asked for, a device that is
+/// not there.
+pub fn classifier(model: &Model, runtime: &Runtime) -> Result<Box<dyn Classifier>, TrainError> {
+    let Runtime { device, engine, threads } = runtime;
+    if *device == DeviceName::default() {
+        match Plan::compile(&model.net, &model.weights, engine) {
+            Ok(plan) => {
+                let all = || available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+                let session = Session::new(Arc::new(plan), threads.unwrap_or_else(all));
+                let session = session.map_err(|e| TrainError::Classifier(e.to_string()))?;
+                return Ok(Box::new(EngineClassifier(session)));
+            }
+            // Burn would give other numbers than the ones that are asked for.
+            Err(e) if (engine.experts, engine.precision) != (Storage::F32, Precision::F32) => {
+                return Err(TrainError::Plan(e));
+            }
+            Err(_) => {}
+        }
     }
-    Ok(Box::new(BurnClassifier::new(model, device)?))
+    Ok(Box::new(BurnClassifier::new(model, *device)?))
 }
 
 /// A model on the inference engine.

@@ -64,6 +64,9 @@ pub enum TrainError {
         /// The last good checkpoint and what to try.
         advice: String,
     },
+    /// The engine does not take the model.
+    #[error("model: {0}")]
+    Plan(dynet_engine::PlanError),
     /// What runs a model could not.
     #[error("the model does not run: {0}")]
     Classifier(String),

@@ -22,7 +22,7 @@ mod step;
 mod tensorboard;
 mod train;
 
-pub use classifier::{Classifier, classifier};
+pub use classifier::{Classifier, Runtime, classifier};
 pub use config::{Config, Course, DataConfig, ModelConfig, OptimizerConfig, Rule, RunConfig, ScheduleConfig};
 pub use config_file::ConfigError;
 pub use dynet_nn::{DeviceError, DeviceName};

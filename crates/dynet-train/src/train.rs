@@ -11,7 +11,7 @@ use dynet_net::{Model, Weights, cost};
 use dynet_nn::NetModule;
 
 use crate::checkpoint::{self, Checkpoint, Position, Sums};
-use crate::classifier::classifier;
+use crate::classifier::{Runtime, classifier};
 use crate::config::Config;
 use crate::curves;
 use crate::error::TrainError;
@@ -351,7 +351,8 @@ impl<'a> Run<'a> {
             labels: None,
         };
         let classes = self.setup.labels.len();
-        let mut classifier = classifier(model, self.config.run.device)?;
+        let runtime = Runtime { device: self.config.run.device, ..Runtime::default() };
+        let mut classifier = classifier(model, &runtime)?;
         evaluate(classifier.as_mut(), dataset, &self.setup.preprocessing, classes, &options)
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dynet_net::Model;
-use dynet_train::{DeviceName, classifier};
+use dynet_train::{Runtime, classifier};
 
 use crate::fault::{Blame, Fault, blame};
 
@@ -28,7 +28,7 @@ pub(crate) fn read_model(path: &Path) -> Result<Model, Fault> {
 /// # Errors
 /// A classifier that fails.
 pub(crate) fn milliseconds_an_image(model: &Model) -> Result<f64, Fault> {
-    let mut classifier = classifier(model, DeviceName::default()).map_err(blame)?;
+    let mut classifier = classifier(model, &Runtime::default()).map_err(blame)?;
     let shape = model.net.input();
     let len = shape.c * shape.h * shape.w;
     let started = Instant::now();

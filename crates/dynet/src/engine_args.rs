@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use clap::{Args, ValueEnum};
 use dynet_engine::{Isa, Options, Precision, Storage};
 use dynet_net::{Net, Weights};
+use dynet_train::{DeviceName, Runtime};
 
 use crate::fault::{Blame, Fault};
 use crate::net_args::{NetArgs, NetOrModel};
@@ -13,18 +14,18 @@ use crate::net_args::{NetArgs, NetOrModel};
 /// Forces an instruction set where `--isa` does not.
 const ISA_VARIABLE: &str = "DYNET_ISA";
 
-#[derive(Clone, Copy, Default, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
 enum StorageArg {
     /// As trained.
     #[default]
     F32,
     /// The upper half of f32.
     Bf16,
-    /// One scale for each output channel of each fixed kernel.
+    /// One scale for each output channel of each fixed kernel, and for each output of a predictor.
     Int8,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
 enum PrecisionArg {
     /// f32.
     #[default]
@@ -39,7 +40,7 @@ pub(crate) struct EngineArgs {
     /// Threads; all of the machine's if not given.
     #[arg(long, value_name = "T", help_heading = "Engine")]
     threads: Option<usize>,
-    /// Number format of the fixed kernels of dynamic convolutions.
+    /// Number format of the fixed kernels of dynamic convolutions and of their predictors.
     #[arg(long, value_enum, default_value = "f32", help_heading = "Engine")]
     experts: StorageArg,
     /// What dense convolutions multiply.
@@ -74,6 +75,26 @@ impl EngineArgs {
         };
         let isa = isa.map_or(Ok(Isa::best()), |name| name.parse()).input()?;
         Ok(Options { isa, experts: self.storage(), precision: self.precision(), ..Options::default() })
+    }
+
+    /// Where and how a trained model runs.
+    ///
+    /// # Errors
+    /// An instruction set that this CPU lacks, a number of threads that no session takes, or any option for a device that the
+    /// engine does not run on.
+    pub(crate) fn runtime(&self, device: DeviceName) -> Result<Runtime, Fault> {
+        let given = [
+            (self.threads.is_some(), "--threads"),
+            (self.experts != StorageArg::default(), "--experts"),
+            (self.precision != PrecisionArg::default(), "--precision"),
+            (self.isa.is_some(), "--isa"),
+        ];
+        match given.iter().find(|(given, _)| *given) {
+            Some((_, option)) if device != DeviceName::default() => Err(Fault::Input(format!(
+                "{option}: expected --device cpu, which the engine runs on, got {device}"
+            ))),
+            _ => Ok(Runtime { device, engine: self.options()?, threads: Some(self.threads()?) }),
+        }
     }
 
     fn precision(&self) -> Precision {

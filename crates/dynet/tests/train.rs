@@ -101,10 +101,20 @@ fn a_net_and_its_twin_are_trained_compared_evaluated_and_used() {
     let hits: u64 = (0..3).map(|class| value["confusion"][class][class].as_u64().unwrap()).sum();
     assert_eq!(value["top1"].as_f64().unwrap(), hits as f64 / 48.0);
 
+    let formats = ["eval", "runs/r", "--data", "data", "--json", "--experts", "int8", "--precision", "bf16"];
+    let rounded: serde_json::Value = serde_json::from_str(&stdout_of(place.dynet(&formats))).unwrap();
+    for (value, formats) in [(&value, ["f32", "f32"]), (&rounded, ["int8", "bf16"])] {
+        assert_eq!([&value["experts"], &value["precision"]], formats);
+    }
+    let losses = [&value, &rounded].map(|value| value["loss"].as_f64().unwrap());
+    assert!(losses[0] != losses[1] && (losses[0] - losses[1]).abs() < 0.1 * losses[0], "{losses:?}");
+
     let model = "runs/r-twin/weights/last.safetensors";
     let told = stdout_of(place.dynet(&["predict", model, "data/dark", "data/grey/3.png"]));
     assert_eq!(told.lines().count(), 2 + 16 + 1, "{told}");
-    let told = stdout_of(place.dynet(&["predict", model, "data/dark/0.png", "--csv", "--top", "2"]));
+    let one =
+        ["predict", model, "data/dark/0.png", "--csv", "--top", "2", "--precision", "bf16", "--threads", "1"];
+    let told = stdout_of(place.dynet(&one));
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!((lines.len(), lines[0]), (3, "path,rank,class,probability"));
     assert!(lines[2].starts_with("data/dark/0.png,2,"), "{told}");
@@ -150,7 +160,7 @@ fn what_cannot_be_read_does_not_stop_the_others_and_shows_in_the_exit_code() {
 #[test]
 fn wrong_use_is_told_with_what_was_expected() {
     let place = Place::new();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["train", "--set", "run.epoch=1"], "did you mean `epochs`"),
         (&["train", "--epochs", "0"], "run.epochs: expected 1 to"),
         (&["train", "--model", "resnet19"], "resnet18"),
@@ -162,6 +172,8 @@ fn wrong_use_is_told_with_what_was_expected() {
         (&["train", "--device", "gpu"], "expected cpu, wgpu, cuda, rocm or metal"),
         (&["train", "--device", "cpu:1"], "expected an index below 1"),
         (&["eval", "data/dark/0.png"], "data/dark/0.png"),
+        (&["eval", "none", "--device", "wgpu", "--experts", "int8"], "--experts: expected --device cpu"),
+        (&["predict", "none", "data", "--threads", "0"], "--threads: expected 1 to 64"),
     ];
     for (args, part) in cases {
         assert_input_error(&place.dynet(args), part);

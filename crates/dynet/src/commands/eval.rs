@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use dynet_data::{Dataset, OpenOptions, Source, Splits};
-use dynet_train::{DeviceName, EvaluateOptions, Evaluation, classifier, evaluate};
+use dynet_train::{DeviceName, EvaluateOptions, Evaluation, Runtime, classifier, evaluate};
 
 use crate::classifier::read_model;
+use crate::engine_args::EngineArgs;
 use crate::fault::{Blame, Fault, Outcome, blame, print};
 use crate::table::{Table, grouped};
 
@@ -48,9 +49,12 @@ pub(crate) struct Args {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
+    let runtime = args.engine.runtime(args.device)?;
     let model = read_model(&args.model)?;
     let options = OpenOptions { draw: false, skip_bad: args.skip_bad, ..OpenOptions::default() };
     let splits = dynet_data::open(&args.data, &options).input()?;
@@ -61,7 +65,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         labels: Some(label_map(&splits.classes, &model.labels)?),
         ..EvaluateOptions::default()
     };
-    let mut classifier = classifier(&model, args.device).map_err(blame)?;
+    let mut classifier = classifier(&model, &runtime).map_err(blame)?;
     let classes = model.labels.len();
     let result =
         evaluate(classifier.as_mut(), &dataset, &model.preprocessing, classes, &options).map_err(blame)?;
@@ -70,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
     let text = if args.json {
         let skipped = splits.skipped.len();
-        json(&result, &model.labels, &splits.name, part, skipped)
+        json(&result, &model.labels, &splits.name, part, skipped, &runtime)
     } else {
         describe(&result, &model.labels, &splits.name, part)
     };
@@ -166,7 +170,14 @@ fn confusions(confusion: &[Vec<u64>], labels: &[String]) -> String {
     table.draw()
 }
 
-fn json(result: &Evaluation, labels: &[String], data: &str, part: &str, skipped: usize) -> String {
+fn json(
+    result: &Evaluation,
+    labels: &[String],
+    data: &str,
+    part: &str,
+    skipped: usize,
+    runtime: &Runtime,
+) -> String {
     let classes: Vec<_> = labels
         .iter()
         .zip(result.classes())
@@ -175,6 +186,9 @@ fn json(result: &Evaluation, labels: &[String], data: &str, part: &str, skipped:
     let value = serde_json::json!({
         "data": data,
         "part": part,
+        "device": runtime.device.to_string(),
+        "experts": format!("{:?}", runtime.engine.experts).to_lowercase(),
+        "precision": format!("{:?}", runtime.engine.precision).to_lowercase(),
         "images": result.images,
         "skipped": skipped + result.skipped,
         "top1": result.top1,

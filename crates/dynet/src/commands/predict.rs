@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use dynet_data::{DecodeLimits, decode_file, image_files, preprocess};
 use dynet_net::Model;
-use dynet_nn::DeviceName;
-use dynet_train::{Classifier, classifier, top_k};
+use dynet_train::{Classifier, DeviceName, classifier, top_k};
 
 use crate::classifier::read_model;
+use crate::engine_args::EngineArgs;
 use crate::fault::{Fault, Outcome, blame, print};
 use crate::table::Table;
 
@@ -33,6 +33,8 @@ pub(crate) struct Args {
     /// Print one JSON object an image.
     #[arg(long)]
     jsonl: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// What was found in an image, or why nothing was.
@@ -42,8 +44,9 @@ struct Answer {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
+    let runtime = args.engine.runtime(DeviceName::default())?;
     let model = read_model(&args.model)?;
-    let mut classifier = classifier(&model, DeviceName::default()).map_err(blame)?;
+    let mut classifier = classifier(&model, &runtime).map_err(blame)?;
     let mut table = Table::new(&["<image", "<class", ">probability", "<then"]);
     if args.csv {
         print("path,rank,class,probability\n")?;
