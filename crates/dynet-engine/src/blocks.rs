@@ -1,11 +1,8 @@
 //! How a layer's output is cut into tiles: by pixels and by output channels.
 
-use dynet_kernels::shared::MAX_TILES;
+use dynet_kernels::shared::{MAX_THREADS, MAX_TILES};
 use dynet_kernels::{Geometry, Grid};
 
-/// Threads for which plans cut layers. Cuts do not follow the threads of a session: sums over a tile's pixels, and so
-/// the bits of the logits, depend on where tiles start.
-const THREADS: usize = 2;
 /// Most values of input that a block of pixels reads, 1 MiB: what does not stay in the second-level cache comes from the
 /// last one in order, which costs less than to fuse each panel once more for one more block. Four times as many are no
 /// faster; a quarter made ResNet50 with K = 4 slower by a tenth.
@@ -19,33 +16,177 @@ const LEAST: usize = 24;
 pub(crate) const IMAGE_TILES: usize = MAX_TILES / MAX_IMAGES;
 /// Images that run through a layer together.
 pub(crate) const MAX_IMAGES: usize = 16;
+/// Pixels of a map that a tile computes for itself, one panel wide: 128 or 256 KiB, a quarter of a second-level cache.
+const PART_PIXELS: usize = 2048;
+/// Values of the part of a map that a product of bfloat16 computes for a tile of several panels, 512 KiB.
+const BF16_PART: usize = 128 << 10;
+/// Most values of a tile's pixels when they are laid out as bfloat16, 768 KiB: they stay in the second-level cache while panel
+/// after panel is multiplied with them.
+const BF16_VALUES: usize = 384 << 10;
+/// Most outputs of a tile that is not cut by channels, 1 MiB: each panel writes some lines of each pixel, the next one its
+/// neighbours.
+const BF16_OUTPUTS: usize = 256 << 10;
+
+/// Cuts layers for a number of threads.
+///
+/// Sums over a tile's pixels, and so the last bits of the logits, depend on where tiles start. So the cuts belong to a plan and do not
+/// follow the threads of a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocks {
+    threads: usize,
+}
+
+impl Blocks {
+    /// For `threads` threads; for one as for two, which costs one nothing.
+    pub(crate) fn new(threads: usize) -> Self {
+        Self { threads: threads.clamp(2, MAX_THREADS) }
+    }
+
+    /// What a layer takes that is cut into `tiles` tiles of `each`: what all threads take and what one takes count alike, that
+    /// is the slowest thread's time for each thread, and the time of all tiles.
+    fn time(self, tiles: usize, each: usize) -> usize {
+        (self.threads * tiles.div_ceil(self.threads) + tiles) * each
+    }
+
+    /// Pixels of a tile for a layer of `pixels` output pixels that each read `values` of input and `halves` half panels of
+    /// output channels, each panel the sum of `experts` fixed kernels (0: static). A multiple of `row` pixels.
+    pub(crate) fn pixel_block(
+        self,
+        pixels: usize,
+        values: usize,
+        halves: usize,
+        experts: usize,
+        row: usize,
+    ) -> usize {
+        let (rows, threads) = (pixels / row, self.threads);
+        let panels = halves.div_ceil(2);
+        let fuse = experts * EXPERT_PIXELS + 2;
+        // As `time`, in halves. A thread reads each of its blocks from afar once, which is a quarter of a panel's work.
+        let time = |blocks: usize| {
+            let [whole, half] = [halves / 2 * blocks, halves % 2 * blocks];
+            let all = 2 * whole + half;
+            let slower = (2 * whole.div_ceil(threads)).max(all.div_ceil(threads));
+            let block = rows.div_ceil(blocks) * row;
+            (threads * slower + all) * (fuse + block) + blocks.div_ceil(threads) * block
+        };
+        let least = (pixels * values).div_ceil(BLOCK_VALUES).clamp(1, rows);
+        let most = (pixels / LEAST).clamp(least, least.max(32)).min(rows);
+        let best = (least..=most).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(least);
+        // No more tiles than an image may have.
+        let best = best.min((IMAGE_TILES / panels.min(IMAGE_TILES)).max(1));
+        rows.div_ceil(best) * row
+    }
+
+    /// Channels of a tile: one panel, or as many as keep an image's tiles within bounds. Where all pixels are one block,
+    /// some panels where that leaves each thread as many tiles: while one is multiplied the next is read ahead.
+    pub(crate) fn channel_block(self, channels: usize, nr: usize, pixel_blocks: usize) -> usize {
+        let most = (IMAGE_TILES / pixel_blocks.max(1)).max(1);
+        let panels = channels.div_ceil(nr);
+        let even =
+            |some: &usize| panels.is_multiple_of(*some) && (panels / some).is_multiple_of(self.threads);
+        let some = if pixel_blocks == 1 { [5, 4, 3, 2].into_iter().find(even).unwrap_or(1) } else { 1 };
+        panels.div_ceil(most).max(some) * nr
+    }
+
+    /// Panels of a depthwise convolution's tile that computes what it reads, `pixels` pixels, by a product of bfloat16: as many
+    /// as fit, since the product's own pixels are laid out once for all of them; `blocks` such tiles are all pixels.
+    pub(crate) fn bf16_part_panels(self, pixels: usize, panels: usize, nr: usize, blocks: usize) -> usize {
+        let tiles = self.threads.div_ceil(blocks);
+        (BF16_PART / (pixels * nr)).clamp(1, panels.div_ceil(tiles))
+    }
+
+    /// Rows of a depthwise convolution's tile that computes what it reads, `panels` panels of sums of `terms` terms; `None`
+    /// where too many rows would be computed twice.
+    pub(crate) fn window_rows(self, geometry: &Geometry, terms: usize, panels: usize) -> Option<usize> {
+        let [height, width] = geometry.output();
+        let tile = |rows: usize| {
+            let read = rows_read(geometry, rows) * geometry.input[1];
+            (read, read * terms + rows * width * geometry.taps())
+        };
+        let whole = geometry.input[0] * geometry.input[1];
+        let fits = |rows: &usize| {
+            let read = tile(*rows).0;
+            read <= PART_PIXELS && height.div_ceil(*rows) * read <= whole + whole / 6
+        };
+        let most = (IMAGE_TILES / panels).min(height);
+        let rows = (1..=most).map(|blocks| height.div_ceil(blocks)).filter(fits);
+        rows.min_by_key(|&rows| (panels * height.div_ceil(rows)).div_ceil(self.threads) * tile(rows).1)
+    }
+
+    /// Rows and channels of a tile of Winograd's filtering for an output of `tiles` rows and columns of tiles of `side`, the rows a
+    /// multiple of `side`; `channels` channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static), that read strips
+    /// of `strip` rows of tiles.
+    pub(crate) fn winograd_tile(
+        self,
+        tiles: [usize; 2],
+        side: usize,
+        strip: usize,
+        (channels, nr): (usize, usize),
+        experts: usize,
+    ) -> (usize, usize) {
+        let panels = channels.div_ceil(nr);
+        // In sixths of a tile's products with a panel: transforming its input takes two, the products six (of whole tiles of
+        // registers), and for each strip kernels are read, or fused and transformed.
+        let kernels = if experts > 0 { 6 * (2 * experts + 3) } else { 6 * 8 };
+        let time = |rows: usize, some: usize| {
+            let (count, strips) = (rows * tiles[1], rows.div_ceil(strip));
+            2 * count + some * (6 * count.next_multiple_of(4) + strips * kernels)
+        };
+        let cuts = (1..=tiles[0]).flat_map(|blocks| {
+            let rows = tiles[0].div_ceil(blocks);
+            (1..=panels).map(move |parts| (rows, panels.div_ceil(parts)))
+        });
+        let possible = |&(rows, some): &(usize, usize)| {
+            tiles[0].div_ceil(rows) * panels.div_ceil(some) <= IMAGE_TILES.min(2 * self.threads)
+        };
+        let cost = |&(rows, some): &(usize, usize)| {
+            self.time(tiles[0].div_ceil(rows) * panels.div_ceil(some), time(rows, some))
+        };
+        let (rows, some) = cuts.filter(possible).min_by_key(cost).unwrap_or((tiles[0], panels));
+        (rows * side, some * nr)
+    }
+
+    /// Pixels and channels of a tile of a product of bfloat16, whose pixels are laid out once for its panels: `pixels` output
+    /// pixels of `row` values, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
+    pub(crate) fn bf16_tile(
+        self,
+        pixels: usize,
+        row: usize,
+        (channels, nr): (usize, usize),
+        experts: usize,
+    ) -> (usize, usize) {
+        let (panels, threads) = (channels.div_ceil(nr), self.threads);
+        // Cycles for a row of the weights: of tiles of AMX, of laying out pixels that come from the second-level cache, of
+        // fusing what comes from memory.
+        let product = |pixels: usize| pixels.div_ceil(32) * 2;
+        let gather = |pixels: usize| pixels.div_ceil(16) * 3;
+        let fuse = 10 * experts;
+        // Panels of a tile of all pixels: so many that laying them out counts for a tenth, in tiles that threads share evenly.
+        let few = (10 * gather(pixels)).div_ceil(fuse + product(pixels)).clamp(1, panels.div_ceil(threads));
+        let all = panels.div_ceil((panels / few).next_multiple_of(threads));
+        // Of fewer pixels all panels, unless some threads would get none.
+        let some = |blocks: usize| if blocks == 1 { all } else { panels.div_ceil(threads.div_ceil(blocks)) };
+        let time = |blocks: usize| {
+            let (block, some) = (pixels.div_ceil(blocks), some(blocks));
+            let tiles = (blocks * panels.div_ceil(some)).div_ceil(threads);
+            tiles * (some * (fuse + product(block)) + gather(block))
+        };
+        let least =
+            (pixels * row).div_ceil(BF16_VALUES).max((pixels * channels).div_ceil(BF16_OUTPUTS)).max(1);
+        let most = (pixels / 64).max(least).min(pixels).min(IMAGE_TILES);
+        let even = |blocks: &usize| {
+            blocks.is_multiple_of(threads) || threads.is_multiple_of(*blocks) || *blocks == least
+        };
+        let best =
+            (least.min(most)..=most).filter(even).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(1);
+        let most = (IMAGE_TILES / best).max(1);
+        (pixels.div_ceil(best), some(best).max(panels.div_ceil(most)) * nr)
+    }
+}
 
 /// Panels of `nr` columns for `channels` output channels, in halves: the last panel may be one.
 pub(crate) fn half_panels(channels: usize, nr: usize) -> usize {
     channels.div_ceil(nr / 2)
-}
-
-/// Pixels of a tile for a layer of `pixels` output pixels that each read `values` of input and `halves` half panels of
-/// output channels, each panel the sum of `experts` fixed kernels (0: static). A multiple of `row` pixels.
-pub(crate) fn pixel_block(pixels: usize, values: usize, halves: usize, experts: usize, row: usize) -> usize {
-    let rows = pixels / row;
-    let panels = halves.div_ceil(2);
-    let fuse = experts * EXPERT_PIXELS + 2;
-    // What two threads take and what one takes count alike: twice the slower thread's time, and the time of all tiles. A
-    // thread reads each of its blocks from afar once, which is a quarter of a panel's work.
-    let time = |blocks: usize| {
-        let [whole, half] = [halves / 2 * blocks, halves % 2 * blocks];
-        let all = 2 * whole + half;
-        let slower = (2 * whole.div_ceil(THREADS)).max(all.div_ceil(THREADS));
-        let block = rows.div_ceil(blocks) * row;
-        (THREADS * slower + all) * (fuse + block) + blocks.div_ceil(THREADS) * block
-    };
-    let least = (pixels * values).div_ceil(BLOCK_VALUES).clamp(1, rows);
-    let most = (pixels / LEAST).clamp(least, least.max(32)).min(rows);
-    let best = (least..=most).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(least);
-    // No more tiles than an image may have.
-    let best = best.min((IMAGE_TILES / panels.min(IMAGE_TILES)).max(1));
-    rows.div_ceil(best) * row
 }
 
 /// Input pixels that a further output pixel reads and its neighbours do not: a stride also skips some.
@@ -53,106 +194,10 @@ pub(crate) fn pixels_read(geometry: &Geometry) -> usize {
     (0..2).map(|d| geometry.stride[d].min(geometry.kernel[d])).product()
 }
 
-/// Pixels of a map that a tile computes for itself, one panel wide: 128 or 256 KiB, a quarter of a second-level cache.
-const PART_PIXELS: usize = 2048;
-
-/// Values of the part of a map that a product of bfloat16 computes for a tile of several panels, 512 KiB.
-const BF16_PART: usize = 128 << 10;
-
-/// Panels of a depthwise convolution's tile that computes what it reads, `pixels` pixels, by a product of bfloat16: as many as
-/// fit, since the product's own pixels are laid out once for all of them; `blocks` such tiles are all pixels.
-pub(crate) fn bf16_part_panels(pixels: usize, panels: usize, nr: usize, blocks: usize) -> usize {
-    let tiles = if blocks == 1 { THREADS } else { 1 };
-    (BF16_PART / (pixels * nr)).clamp(1, panels.div_ceil(tiles))
-}
-
-/// Rows of a depthwise convolution's tile that computes what it reads, `panels` panels of sums of `terms` terms; `None` where
-/// too many rows would be computed twice.
-pub(crate) fn window_rows(geometry: &Geometry, terms: usize, panels: usize) -> Option<usize> {
-    let [height, width] = geometry.output();
-    let tile = |rows: usize| {
-        let read = rows_read(geometry, rows) * geometry.input[1];
-        (read, read * terms + rows * width * geometry.taps())
-    };
-    let most = (IMAGE_TILES / panels).min(height);
-    let fits = (1..=most).map(|blocks| height.div_ceil(blocks)).filter(|&rows| tile(rows).0 <= PART_PIXELS);
-    let best = fits.min_by_key(|&rows| (panels * height.div_ceil(rows)).div_ceil(THREADS) * tile(rows).1)?;
-    let whole = geometry.input[0] * geometry.input[1];
-    (height.div_ceil(best) * tile(best).0 <= whole + whole / 6).then_some(best)
-}
-
 /// Most input rows that some rows of an output read.
 pub(crate) fn rows_read(geometry: &Geometry, rows: usize) -> usize {
     let reach = (rows - 1) * geometry.stride[0] + geometry.dilation[0] * (geometry.kernel[0] - 1) + 1;
     reach.min(geometry.input[0])
-}
-
-/// Channels of a tile: one panel, or as many as keep an image's tiles within bounds. Where all pixels are one block,
-/// some panels where that leaves each thread as many tiles: while one is multiplied the next is read ahead.
-pub(crate) fn channel_block(channels: usize, nr: usize, pixel_blocks: usize) -> usize {
-    let most = (IMAGE_TILES / pixel_blocks.max(1)).max(1);
-    let panels = channels.div_ceil(nr);
-    let even = |some: &usize| panels.is_multiple_of(*some) && (panels / some).is_multiple_of(THREADS);
-    let some = if pixel_blocks == 1 { [5, 4, 3, 2].into_iter().find(even).unwrap_or(1) } else { 1 };
-    panels.div_ceil(most).max(some) * nr
-}
-
-/// Rows of an output that Winograd's filtering computes at a time, a multiple of `side`: all where there are panels
-/// enough for each thread, since each tile transforms its own input; else a share for each thread.
-pub(crate) fn tile_rows(height: usize, panels: usize, side: usize) -> usize {
-    let rows = height.div_ceil(side);
-    let blocks = if panels.is_multiple_of(THREADS) && rows < 8 { 1 } else { THREADS };
-    rows.div_ceil(blocks) * side
-}
-
-/// Channels of a tile of Winograd's filtering: all, or a share for each thread if the pixels are one block.
-pub(crate) fn wide_channel_block(channels: usize, nr: usize, pixel_blocks: usize) -> usize {
-    let panels = channels.div_ceil(nr);
-    let blocks = if pixel_blocks == 1 { THREADS } else { 1 };
-    panels.div_ceil(blocks) * nr
-}
-
-/// Most values of a tile's pixels when they are laid out as bfloat16, 768 KiB: they stay in the second-level cache while panel
-/// after panel is multiplied with them.
-const BF16_VALUES: usize = 384 << 10;
-
-/// Most outputs of a tile that is not cut by channels, 1 MiB: each panel writes some lines of each pixel, the next one its
-/// neighbours.
-const BF16_OUTPUTS: usize = 256 << 10;
-
-/// Pixels and channels of a tile of a product of bfloat16, whose pixels are laid out once for its panels: `pixels` output pixels
-/// of `row` values, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
-pub(crate) fn bf16_tile(
-    pixels: usize,
-    row: usize,
-    (channels, nr): (usize, usize),
-    experts: usize,
-) -> (usize, usize) {
-    let panels = channels.div_ceil(nr);
-    // Cycles for a row of the weights: of tiles of AMX, of laying out pixels that come from the second-level cache, of fusing what
-    // comes from memory.
-    let product = |pixels: usize| pixels.div_ceil(32) * 2;
-    let gather = |pixels: usize| pixels.div_ceil(16) * 3;
-    let fuse = 10 * experts;
-    // Panels of a tile of all pixels: so many that laying them out counts for a tenth, in tiles that threads share evenly.
-    let few = (10 * gather(pixels)).div_ceil(fuse + product(pixels)).clamp(1, panels.div_ceil(THREADS));
-    let some = panels.div_ceil((panels / few).next_multiple_of(THREADS));
-    let time = |blocks: usize| {
-        if blocks == 1 {
-            let tiles = panels.div_ceil(some).div_ceil(THREADS);
-            return tiles * (some * (fuse + product(pixels)) + gather(pixels));
-        }
-        let block = pixels.div_ceil(blocks);
-        blocks.div_ceil(THREADS) * (panels * (fuse + product(block)) + gather(block))
-    };
-    let least = (pixels * row).div_ceil(BF16_VALUES).max((pixels * channels).div_ceil(BF16_OUTPUTS)).max(1);
-    let most = (pixels / 64).max(least).min(pixels).min(IMAGE_TILES);
-    let even = |blocks: &usize| *blocks == 1 || blocks.is_multiple_of(THREADS) || *blocks == least;
-    let best =
-        (least.min(most)..=most).filter(even).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(1);
-    let most = (IMAGE_TILES / best).max(1);
-    let panels_each = if best == 1 { some.max(panels.div_ceil(most)) } else { panels };
-    (pixels.div_ceil(best), panels_each * nr)
 }
 
 /// How an output without weights is cut: into bands of pixels.
@@ -166,18 +211,20 @@ pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) ->
 mod tests {
     use super::*;
 
+    const TWO: Blocks = Blocks { threads: 2 };
+
     #[test]
     fn a_late_layer_is_cut_by_channels_and_an_early_one_by_pixels() {
-        assert_eq!(pixel_block(49, 512, 128, 4, 1), 49);
-        assert_eq!(pixel_block(49, 960, 10, 4, 1), 49);
-        assert_eq!(pixel_block(196, 240, 6, 0, 1), 98);
-        let early = pixel_block(3136, 256, 8, 4, 1);
+        assert_eq!(TWO.pixel_block(49, 512, 128, 4, 1), 49);
+        assert_eq!(TWO.pixel_block(49, 960, 10, 4, 1), 49);
+        assert_eq!(TWO.pixel_block(196, 240, 6, 0, 1), 98);
+        let early = TWO.pixel_block(3136, 256, 8, 4, 1);
         assert!((98..=1024).contains(&early), "{early}");
-        assert_eq!(pixel_block(112 * 112, 32, 2, 0, 112) % 112, 0);
-        assert_eq!(pixel_block(1, 1024, 64, 4, 1), 1);
+        assert_eq!(TWO.pixel_block(112 * 112, 32, 2, 0, 112) % 112, 0);
+        assert_eq!(TWO.pixel_block(1, 1024, 64, 4, 1), 1);
         // 18 channels are a panel and a half: a thread each would leave one idle for half the time.
         assert_eq!([16, 18, 24, 25].map(|channels| half_panels(channels, 16)), [2, 3, 3, 4]);
-        assert!(pixel_block(3136, 18, 3, 4, 1) <= 1568);
+        assert!(TWO.pixel_block(3136, 18, 3, 4, 1) <= 1568);
     }
 
     #[test]
@@ -185,42 +232,86 @@ mod tests {
         let read = |kernel, stride| pixels_read(&Geometry::same([28, 28], kernel, stride));
         assert_eq!([read(1, 1), read(3, 1), read(1, 2), read(3, 2), read(2, 3)], [1, 1, 1, 4, 4]);
         // ResNet50's 1x1 layer of stride 2 before 7 x 7 pixels, and its 1x1 layers of 14 x 14.
-        assert_eq!(pixel_block(49, 1024 * read(1, 2), 256, 4, 1), 49);
-        assert_eq!(pixel_block(196, 1024 * read(1, 1), 32, 4, 1), 196);
+        assert_eq!(TWO.pixel_block(49, 1024 * read(1, 2), 256, 4, 1), 49);
+        assert_eq!(TWO.pixel_block(196, 1024 * read(1, 1), 32, 4, 1), 196);
     }
 
     #[test]
     fn pixels_are_laid_out_within_the_cache_and_once_where_fusing_does_not_count() {
         // A 3x3 layer of 64 channels of 56 x 56: blocks of pixels, each with all channels.
-        let (block, channels) = bf16_tile(3136, 576, (64, 32), 4);
+        let (block, channels) = TWO.bf16_tile(3136, 576, (64, 32), 4);
         assert!(block * 576 <= BF16_VALUES && block < 3136 && channels == 64, "{block}, {channels}");
         // One of 512 channels of 7 x 7 is cut by channels: a further block would fuse all panels again.
-        let (block, channels) = bf16_tile(49, 4608, (512, 32), 4);
+        let (block, channels) = TWO.bf16_tile(49, 4608, (512, 32), 4);
         assert!(block == 49 && (64..=256).contains(&channels), "{block}, {channels}");
         // Static, a tile shares its pixels among as many channels as leave each thread one.
-        assert_eq!(bf16_tile(49, 4608, (512, 32), 0), (49, 256));
+        assert_eq!(TWO.bf16_tile(49, 4608, (512, 32), 0), (49, 256));
     }
 
     #[test]
     fn a_tile_computes_as_many_rows_as_its_cache_holds_and_few_of_them_twice() {
         // 112 x 112 with stride 2: 17 input rows are 1904 pixels.
-        assert_eq!(window_rows(&Geometry::same([112, 112], 3, 2), 16, 6), Some(8));
-        assert_eq!(window_rows(&Geometry::same([14, 14], 3, 1), 64, 24), Some(14));
+        assert_eq!(TWO.window_rows(&Geometry::same([112, 112], 3, 2), 16, 6), Some(8));
+        assert_eq!(TWO.window_rows(&Geometry::same([14, 14], 3, 1), 64, 24), Some(14));
         // A row or two of a wide image fit, of which most would be computed again.
-        assert_eq!(window_rows(&Geometry::same([900, 900], 3, 1), 16, 6), None);
-        assert_eq!(window_rows(&Geometry::same([4, 4], 3, 1), 16, 6000), None);
+        assert_eq!(TWO.window_rows(&Geometry::same([900, 900], 3, 1), 16, 6), None);
+        assert_eq!(TWO.window_rows(&Geometry::same([4, 4], 3, 1), 16, 6000), None);
+    }
+
+    /// Layers of ResNets over 224 x 224 pixels: side of the map, channels in and out.
+    const LAYERS: [[usize; 3]; 6] =
+        [[56, 64, 64], [56, 64, 256], [28, 128, 128], [28, 512, 128], [14, 256, 256], [7, 512, 512]];
+
+    #[test]
+    fn many_threads_have_a_tile_each() {
+        for threads in [1, 2, 4, 8, 16] {
+            let blocks = Blocks::new(threads);
+            // A thread may be without work for a fifth of the time.
+            let full = |tiles: usize| 5 * tiles >= 4 * threads * tiles.div_ceil(threads);
+            for ([side, c_in, c_out], experts) in LAYERS.into_iter().flat_map(|l| [(l, 0), (l, 4)]) {
+                let (pixels, nr) = (side * side, 32);
+                let what =
+                    format!("{c_in} to {c_out} at {side} x {side}, {experts} experts, {threads} threads");
+                let halves = half_panels(c_out, nr);
+                let block = blocks.pixel_block(pixels, c_in, halves, experts, 1);
+                let channels = blocks.channel_block(c_out, nr, pixels.div_ceil(block));
+                assert!(
+                    full(pixels.div_ceil(block) * c_out.div_ceil(channels)),
+                    "{what}: {block}, {channels}"
+                );
+                let (block, channels) = blocks.bf16_tile(pixels, 9 * c_in, (c_out, nr), experts);
+                let tiles = pixels.div_ceil(block) * c_out.div_ceil(channels);
+                assert!(full(tiles) || tiles >= c_out / nr, "{what}, bf16: {block}, {channels}");
+                if side > 7 {
+                    let (tiles, strip) = ([side.div_ceil(4); 2], 96_usize.div_ceil(side.div_ceil(4)));
+                    let (rows, channels) = blocks.winograd_tile(tiles, 4, strip, (c_out, nr), experts);
+                    assert!(
+                        full(side.div_ceil(rows) * c_out.div_ceil(channels)),
+                        "{what}: {rows}, {channels}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_threads_share_rows_of_large_maps_and_channels_of_small_ones_in_winograd() {
+        // 14 x 14 tiles of 56 x 56 pixels, 7 x 7 of 28 x 28, 4 x 4 of 14 x 14.
+        assert_eq!(TWO.winograd_tile([14, 14], 4, 3, (64, 32), 0), (28, 64));
+        assert_eq!(TWO.winograd_tile([7, 7], 4, 5, (128, 32), 0), (28, 64));
+        assert_eq!(TWO.winograd_tile([4, 4], 4, 24, (256, 32), 4), (16, 128));
     }
 
     #[test]
     fn no_image_has_more_tiles_than_possible() {
         for pixels in [1, 49, 3136, 1 << 20] {
             for channels in [1, 24, 2048, 65536] {
-                let block = pixel_block(pixels, 64, half_panels(channels, 8), 16, 1);
+                let block = TWO.pixel_block(pixels, 64, half_panels(channels, 8), 16, 1);
                 let blocks = pixels.div_ceil(block);
-                let tiles = blocks * channels.div_ceil(channel_block(channels, 8, blocks));
+                let tiles = blocks * channels.div_ceil(TWO.channel_block(channels, 8, blocks));
                 assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");
                 for experts in [0, 4] {
-                    let (block, channel_block) = bf16_tile(pixels, 576, (channels, 8), experts);
+                    let (block, channel_block) = TWO.bf16_tile(pixels, 576, (channels, 8), experts);
                     let tiles = pixels.div_ceil(block) * channels.div_ceil(channel_block);
                     assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels in bf16: {tiles}");
                 }

@@ -78,19 +78,22 @@ impl Lowering<'_> {
         let fused = if conv.dynamic.is_some() { experts } else { 0 };
         let (pixel_block, channel_block) = match side {
             Some(side) => {
-                let pixels = blocks::tile_rows(output.h, weights.count(), side.outputs()) * output.w;
-                let pixel_blocks = output.pixels().div_ceil(pixels);
-                (pixels, blocks::wide_channel_block(conv.c_out, weights.nr(), pixel_blocks))
+                let tiles = [output.h, output.w].map(|len| len.div_ceil(side.outputs()));
+                let strip = side.strip_rows(&geometry, fused > 0) / side.outputs();
+                let channels = (conv.c_out, weights.nr());
+                let (rows, channels) =
+                    self.blocks.winograd_tile(tiles, side.outputs(), strip, channels, fused);
+                (rows * output.w, channels)
             }
             None if bf16 => {
                 let row = Conv::bf16_row(weights.k() / reading.segments(), reading.segments());
                 let fused = fused.max(usize::from(input_scale.is_some()));
-                blocks::bf16_tile(output.pixels(), row, (conv.c_out, weights.nr()), fused)
+                self.blocks.bf16_tile(output.pixels(), row, (conv.c_out, weights.nr()), fused)
             }
             None => {
-                let pixels = blocks::pixel_block(output.pixels(), values, halves, fused, row);
+                let pixels = self.blocks.pixel_block(output.pixels(), values, halves, fused, row);
                 let pixel_blocks = output.pixels().div_ceil(pixels);
-                (pixels, blocks::channel_block(conv.c_out, weights.nr(), pixel_blocks))
+                (pixels, self.blocks.channel_block(conv.c_out, weights.nr(), pixel_blocks))
             }
         };
         let panel_major = weights.len_bytes() > 4 * output.pixels() * conv.c_in;
@@ -251,12 +254,12 @@ impl Lowering<'_> {
         let mut geometry = Geometry::same([shape.h, shape.w], 1, 1);
         geometry.padding = [0, 0];
         let halves = blocks::half_panels(shape.c, weights.nr());
-        let pixel_block = blocks::pixel_block(shape.pixels(), shape.c, halves, 0, shape.w);
+        let pixel_block = self.blocks.pixel_block(shape.pixels(), shape.c, halves, 0, shape.w);
         let pixel_blocks = shape.pixels().div_ceil(pixel_block);
         let step = ConvStep {
             x,
             reading: Reading::Window(geometry),
-            channel_block: blocks::channel_block(shape.c, weights.nr(), pixel_blocks),
+            channel_block: self.blocks.channel_block(shape.c, weights.nr(), pixel_blocks),
             weights,
             precision: Precision::F32,
             groups: shape.c,

@@ -8,21 +8,21 @@
 use dynet_kernels::{Conv, GroupedConv, Isa, Pixels, Tile, conv_ahead, conv_bf16, grouped};
 
 use crate::ahead::Ahead;
-use crate::blocks;
+use crate::blocks::{self, Blocks};
 use crate::layout::Lifetime;
 use crate::plan::Precision;
 use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
 
 /// Joins the steps of such layers, except where somebody else reads the map between them: `kept` are read at the end.
-pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View]) {
+pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View], blocks: Blocks) {
     let mut at = 0;
     while at < steps.len() {
-        match reader(steps, at, kept).and_then(|by| Some((by, rows(steps, at, by)?))) {
+        match reader(steps, at, kept).and_then(|by| Some((by, rows(steps, at, by, blocks)?))) {
             Some((by, rows)) => {
                 coefficients_apart(steps, at);
                 coefficients_apart(steps, by);
                 let expand = steps.remove(at);
-                put(expand, rows, by - 1, steps, buffers);
+                put(expand, rows, by - 1, (steps, buffers), blocks);
             }
             None => at += 1,
         }
@@ -41,7 +41,7 @@ fn reader(steps: &[Step], at: usize, kept: &[View]) -> Option<usize> {
 }
 
 /// Rows of a tile of step `by` if it can compute its input, the output of step `at`, by itself.
-fn rows(steps: &[Step], at: usize, by: usize) -> Option<usize> {
+fn rows(steps: &[Step], at: usize, by: usize, blocks: Blocks) -> Option<usize> {
     let (Kind::Conv(expand), Kind::Conv(window)) = (&steps[at].kind, &steps[by].kind) else { return None };
     let Reading::Window(geometry) = &window.reading else { return None };
     let product = matches!(expand.reading, Reading::Pointwise)
@@ -59,7 +59,7 @@ fn rows(steps: &[Step], at: usize, by: usize) -> Option<usize> {
     if !(product && depthwise) {
         return None;
     }
-    blocks::window_rows(geometry, expand.weights.k(), window.weights.count())
+    blocks.window_rows(geometry, expand.weights.k(), window.weights.count())
 }
 
 /// Leaves a convolution's coefficients to the step that makes them: they must be there before the first joined tile starts.
@@ -77,7 +77,13 @@ fn coefficients_apart(steps: &mut [Step], at: usize) {
 }
 
 /// Hands a step to the one at `by`, whose tiles get `rows` rows.
-fn put(expand: Step, rows: usize, by: usize, steps: &mut [Step], buffers: &mut [Lifetime]) {
+fn put(
+    expand: Step,
+    rows: usize,
+    by: usize,
+    (steps, buffers): (&mut [Step], &mut [Lifetime]),
+    blocks: Blocks,
+) {
     buffers[expand.output.buffer].len = 0;
     let step = &mut steps[by];
     step.name = both(&expand.name, &step.name);
@@ -85,20 +91,20 @@ fn put(expand: Step, rows: usize, by: usize, steps: &mut [Step], buffers: &mut [
     if let Reading::Window(geometry) = &window.reading {
         window.pixel_block = rows * geometry.output()[1];
     }
-    let blocks = step.output.pixels.div_ceil(window.pixel_block);
+    let count = step.output.pixels.div_ceil(window.pixel_block);
     let nr = window.weights.nr();
     window.channel_block = match expand.precision {
         Precision::F32 => nr,
         Precision::Bf16 => {
-            nr * blocks::bf16_part_panels(part_pixels(window), window.weights.count(), nr, blocks)
+            nr * blocks.bf16_part_panels(part_pixels(window), window.weights.count(), nr, count)
         }
     };
     window.panel_major |= expand.panel_major;
     window.expand = Some(expand);
     let Some(mut sums) = step.sums else { return };
     // A tile's sums are a block's.
-    sums.pixels = blocks;
-    buffers[sums.buffer].len = sums.ld * blocks;
+    sums.pixels = count;
+    buffers[sums.buffer].len = sums.ld * count;
     step.sums = Some(sums);
     for step in steps {
         if let Kind::Combine { sums: of, .. } = &mut step.kind

@@ -3,7 +3,7 @@
 use dynet_kernels::{Activation, Geometry, Isa, KernelShape, Panels, Storage};
 use dynet_net::{CoefActivation, Net, NodeId, Op, Predictor, Shape, Weights};
 
-use crate::blocks;
+use crate::blocks::{self, Blocks};
 use crate::error::PlanError;
 use crate::expand;
 use crate::fold::tensor;
@@ -49,6 +49,7 @@ pub(crate) struct Lowering<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) isa: Isa,
     pub(crate) options: &'a Options,
+    pub(crate) blocks: Blocks,
     ids: Vec<NodeId>,
     readers: Vec<Vec<NodeId>>,
     values: Vec<Option<Value>>,
@@ -73,6 +74,7 @@ impl<'a> Lowering<'a> {
             weights,
             isa: options.isa,
             options,
+            blocks: Blocks::new(options.threads),
             ids,
             readers,
             values: vec![None; nodes],
@@ -97,7 +99,7 @@ impl<'a> Lowering<'a> {
         let logits = self.map(self.net.output());
         let taps: Vec<View> = self.options.taps.clone().into_iter().map(|id| self.map(id)).collect();
         let kept: Vec<View> = taps.iter().copied().chain([logits]).collect();
-        expand::join(&mut self.steps, &mut self.buffers, &kept);
+        expand::join(&mut self.steps, &mut self.buffers, &kept, self.blocks);
         self.live(&kept);
         Ok((logits, taps))
     }

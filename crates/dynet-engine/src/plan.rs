@@ -35,15 +35,20 @@ pub struct Options {
     pub precision: Precision,
     /// Instruction set.
     pub isa: Isa,
+    /// Threads that the layers are cut for. Sessions may have more, which then find nothing to do in some layers, or fewer, which
+    /// costs them a few percent. Sums over a map's pixels are added block by block: plans for other numbers above two may differ in
+    /// the last bits of their logits, sessions of one plan never do.
+    pub threads: usize,
     /// Nodes whose outputs can be read after a run. Each of them is computed as the net has it: an activation or a
     /// batch normalisation behind it is no longer part of its layer, which takes longer.
     pub taps: Vec<NodeId>,
 }
 
 impl Default for Options {
-    /// All in f32, the best instruction set of this CPU, no taps.
+    /// All in f32, the best instruction set of this CPU, cut for all threads of the machine, no taps.
     fn default() -> Self {
-        Self { experts: Storage::F32, precision: Precision::F32, isa: Isa::best(), taps: Vec::new() }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { experts: Storage::F32, precision: Precision::F32, isa: Isa::best(), threads, taps: Vec::new() }
     }
 }
 

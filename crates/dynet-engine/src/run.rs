@@ -13,7 +13,7 @@ use dynet_net::CoefActivation;
 
 use crate::ahead::Ahead;
 use crate::arena::{Rest, carve};
-use crate::blocks;
+use crate::blocks::{self, Blocks};
 use crate::expand::expanded;
 use crate::layout::Layout;
 use crate::lower::MAX_PARTS;
@@ -25,6 +25,8 @@ const PARTS: usize = 8;
 
 /// Work that is not worth waking another thread for: a fork and a join take one or two microseconds.
 const ALONE_NS: usize = 2500;
+/// Work that is worth a thread where two share already: each costs some hundred nanoseconds.
+const SHARE_NS: usize = 2000;
 
 /// A run of some images through a plan.
 pub(crate) struct Frame<'a> {
@@ -100,8 +102,12 @@ fn tiles(
     job: impl Fn(usize, usize, usize, usize) + Sync,
 ) {
     let total = grid.tiles();
-    let threads = pool.as_ref().map_or(1, |p| p.threads());
-    let parts = if threads == 1 || cost_ns < ALONE_NS { 1 } else { total.min(threads * PARTS) };
+    let threads = match pool.as_ref().map_or(1, |p| p.threads()) {
+        1 => 1,
+        _ if cost_ns < ALONE_NS => 1,
+        all => all.min((cost_ns / SHARE_NS).max(2)),
+    };
+    let parts = if threads == 1 { 1 } else { total.min(threads * PARTS) };
     let run = |part: usize, thread| {
         for index in part * total / parts..(part + 1) * total / parts {
             let [image, pixel, channel] = match order {
@@ -116,7 +122,7 @@ fn tiles(
         }
     };
     match pool {
-        Some(pool) => pool.run(parts, run),
+        Some(pool) => pool.run_on(threads, parts, run),
         None => (0..parts).for_each(|part| run(part, 0)),
     }
 }
@@ -230,7 +236,7 @@ impl Frame<'_> {
         let (isa, images, layout, threads) = (self.isa, self.images, self.layout, self.threads());
         let ([out, ..], rest) = carve(self.arena, [range(layout, step.output, images), 0..0, 0..0]);
         let channels = step.output.channels;
-        let channel_block = blocks::channel_block(channels, d.weights.nr(), 1);
+        let channel_block = Blocks::new(threads).channel_block(channels, d.weights.nr(), 1);
         let grid = Grid {
             images: 1,
             pixels: images,

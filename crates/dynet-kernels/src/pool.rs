@@ -25,10 +25,12 @@ struct Work {
     threads: usize,
 }
 
-/// `gate` holds the number of the run in its upper bits, whether threads may still enter, and how many are inside.
+/// `gate` holds the number of the run in its upper bits, how many threads take part, whether they may still enter, and how many
+/// workers are inside.
 const OPEN: u64 = 1 << 8;
 const INSIDE: u64 = OPEN - 1;
-const RUN: u64 = OPEN << 1;
+const PART_IN: u64 = OPEN << 1;
+const RUN: u64 = PART_IN << 8;
 
 /// A share with a cache line of its own: a thread that takes from it does not take the line from another one.
 #[repr(align(64))]
@@ -94,8 +96,18 @@ impl Pool {
     /// # Panics
     /// With the panic of a job, after all threads have left it. Above `u32::MAX` parts.
     pub fn run<F: Fn(usize, usize) + Sync>(&mut self, parts: usize, job: F) {
+        self.run_on(self.threads(), parts, job);
+    }
+
+    /// [`Pool::run`] on the first `threads` threads alone, if there are as many. Each further thread costs the caller some
+    /// hundred nanoseconds, so that little work is best done by few.
+    ///
+    /// # Panics
+    /// As [`Pool::run`].
+    pub fn run_on<F: Fn(usize, usize) + Sync>(&mut self, threads: usize, parts: usize, job: F) {
         let job = &job;
-        if self.workers.is_empty() || parts <= 1 {
+        let threads = threads.min(self.threads()).min(parts);
+        if threads <= 1 {
             return (0..parts).for_each(|part| job(part, 0));
         }
         assert!(u32::try_from(parts).is_ok(), "{parts} parts");
@@ -106,7 +118,6 @@ impl Pool {
             unsafe { (*data.cast::<F>())(part, thread) }
         }
         let state = &*self.state;
-        let threads = self.threads();
         for (thread, left) in state.left.iter().take(threads).enumerate() {
             let [first, end] = [thread, thread + 1].map(|t| (t * parts / threads) as u64);
             left.0.store(end << 32 | first, Ordering::Relaxed);
@@ -116,8 +127,8 @@ impl Pool {
         unsafe { *state.work.get() = Some(work) };
         // Opens the gate. SeqCst together with the flag of a worker that goes to sleep: one of both sees the other.
         let number = state.gate.load(Ordering::Relaxed) / RUN + 1;
-        state.gate.store(number * RUN + OPEN, Ordering::SeqCst);
-        for (thread, handle) in self.wake.iter().enumerate().take(parts - 1) {
+        state.gate.store(number * RUN + threads as u64 * PART_IN + OPEN, Ordering::SeqCst);
+        for (thread, handle) in self.wake.iter().enumerate().take(threads - 1) {
             if state.asleep[thread + 1].load(Ordering::SeqCst) {
                 handle.unpark();
             }
@@ -137,7 +148,7 @@ impl State {
         let mut seen = 0;
         while let Some(number) = self.wait(thread, seen) {
             seen = number;
-            if !self.enter(number) {
+            if !self.enter(number, thread) {
                 continue;
             }
             // SAFETY: inside the gate nobody writes `work`.
@@ -173,9 +184,11 @@ impl State {
         }
     }
 
-    /// Enters the run unless it is closed already: a run does not wait for a thread that comes too late.
-    fn enter(&self, number: u64) -> bool {
-        let open = |gate: u64| (gate / RUN == number && gate & OPEN != 0).then_some(gate + 1);
+    /// Enters the run unless it is for fewer threads or closed already: a run does not wait for a thread that comes too late.
+    fn enter(&self, number: u64, thread: usize) -> bool {
+        let takes_part = |gate: u64| (thread as u64) < gate % RUN / PART_IN;
+        let open =
+            |gate: u64| (gate / RUN == number && gate & OPEN != 0 && takes_part(gate)).then_some(gate + 1);
         self.gate.fetch_update(Ordering::Acquire, Ordering::Relaxed, open).is_ok()
     }
 
@@ -276,6 +289,23 @@ mod tests {
                     std::thread::sleep(std::time::Duration::from_millis(2));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn few_threads_run_what_is_for_few() {
+        let mut pool = Pool::new(5).unwrap();
+        for round in 0..300 {
+            let (threads, parts) = (1 + round % 7, round % 40);
+            let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+            pool.run_on(threads, parts, |part, thread| {
+                assert!(thread < threads.min(5), "thread {thread} of {threads}");
+                counts[part].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(
+                counts.iter().all(|c| c.load(Ordering::Relaxed) == 1),
+                "{threads} threads, {parts} parts"
+            );
         }
     }
 

@@ -62,6 +62,14 @@ impl Side {
         self.products() * self.stride() * self.stride()
     }
 
+    /// Rows of outputs that are computed at a time: their transformed inputs and products, 36 x 32 tiles x 96 values for 64
+    /// channels, stay in the second-level cache. With dynamic kernels three times as many, as all are fused again.
+    pub fn strip_rows(self, g: &Geometry, dynamic: bool) -> usize {
+        let tiles = if dynamic { 96 } else { 32 };
+        let columns = g.output()[1].div_ceil(self.outputs()).max(1);
+        usize::div_ceil(tiles, columns) * self.outputs()
+    }
+
     /// Inputs in each direction.
     fn inputs(self) -> usize {
         match self {
@@ -73,14 +81,6 @@ impl Side {
     fn stride(self) -> usize {
         if self == Self::Three { 2 } else { 1 }
     }
-}
-
-/// Rows of outputs that are computed at a time: their transformed inputs and products, 36 x 32 tiles x 96 values for 64
-/// channels, stay in the second-level cache. With dynamic kernels three times as many, as all are fused again.
-fn strip(dynamic: bool, side: Side, g: &Geometry) -> usize {
-    let tiles = if dynamic { 96 } else { 32 };
-    let columns = g.output()[1].div_ceil(side.outputs()).max(1);
-    usize::div_ceil(tiles, columns) * side.outputs()
 }
 
 /// Input channels whose kernels are fused and transformed at a time: in 32 KiB and less than 150 KiB, for panels of 16.
@@ -159,7 +159,7 @@ impl WinogradConv<'_> {
     /// Values of scratch that [`winograd`] needs for tiles of at most `rows` rows of the output.
     pub fn scratch_len(weights: &Panels, side: Side, g: &Geometry, rows: usize, dynamic: bool) -> usize {
         let sizes = Sizes::new(weights, side, dynamic);
-        let count = side.tiles(g, rows.min(strip(dynamic, side, g)));
+        let count = side.tiles(g, rows.min(side.strip_rows(g, dynamic)));
         let fused = if dynamic { 9 * sizes.chunk * weights.nr() } else { 0 };
         sizes.positions(count).iter().sum::<usize>() * side.products() + fused
     }
@@ -265,7 +265,7 @@ impl WinogradConv<'_> {
     ) {
         let width = self.geometry.output()[1];
         let rows = out.pixels() / width;
-        let strip = strip(self.coefs.is_some(), self.side, self.geometry);
+        let strip = self.side.strip_rows(self.geometry, self.coefs.is_some());
         for row in (0..rows).step_by(strip) {
             let mut out = out.rows(row * width, strip.min(rows - row) * width);
             self.strip::<M, N, S>(isa, scratch, &mut out, &mut sums);

@@ -74,7 +74,8 @@ impl EngineArgs {
             None => std::env::var(ISA_VARIABLE).ok().filter(|name| !name.is_empty()),
         };
         let isa = isa.map_or(Ok(Isa::best()), |name| name.parse()).input()?;
-        Ok(Options { isa, experts: self.storage(), precision: self.precision(), ..Options::default() })
+        let (experts, precision, threads) = (self.storage(), self.precision(), self.threads()?);
+        Ok(Options { isa, experts, precision, threads, ..Options::default() })
     }
 
     /// Where and how a trained model runs.

@@ -9,7 +9,7 @@ use dynet_net::{Conv2d, DynamicOptions, Net, NetBuilder, NodeId, Op, Scope, Shap
 
 /// Joined steps of a plan for one image or several, and the logits.
 fn run(net: &Net, taps: &[NodeId], images: &[f32], threads: usize) -> (usize, Vec<f32>) {
-    let options = Options { taps: taps.to_vec(), ..Options::default() };
+    let options = Options { taps: taps.to_vec(), threads: 2, ..Options::default() };
     let plan = Plan::compile(net, &weights(net, 5), &options).unwrap();
     let joined = plan.layers().iter().filter(|layer| layer.algorithm == "1x1 + window").count();
     (joined, Session::new(Arc::new(plan), threads).unwrap().run(images).unwrap().to_vec())

@@ -28,8 +28,9 @@ fn logits_are_the_same_bits_at_any_position_batch_size_and_thread_count() {
         let len = net.input().len();
         // More than one piece of images that run together.
         let images = Random(2).values(19 * len);
-        for precision in [Precision::F32, Precision::Bf16] {
-            let options = Options { precision, ..Options::default() };
+        let plans = [(Precision::F32, 1), (Precision::Bf16, 1), (Precision::F32, 7), (Precision::Bf16, 16)];
+        for (precision, cut) in plans {
+            let options = Options { precision, threads: cut, ..Options::default() };
             let mut alone = session(&net, &weights, &options, 1);
             let want: Vec<Vec<f32>> = images.chunks(len).map(|i| alone.run(i).unwrap().to_vec()).collect();
             for threads in [1, 2, 3, 5] {
@@ -38,7 +39,8 @@ fn logits_are_the_same_bits_at_any_position_batch_size_and_thread_count() {
                     let got = session.run(&images[..batch * len]).unwrap();
                     let want = want[..batch].concat();
                     let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
-                    let what = format!("{name}, {precision:?}, batch {batch}, {threads} threads");
+                    let what =
+                        format!("{name}, {precision:?} cut for {cut}, batch {batch}, {threads} threads");
                     assert!(same && got.len() == want.len(), "{what}");
                 }
             }

@@ -43,6 +43,18 @@ fn every_net_equals_the_naive_one_on_every_instruction_set() {
 }
 
 #[test]
+fn every_net_cut_for_many_threads_equals_the_naive_one() {
+    for info in zoo::models() {
+        let net = zoo::build(info.name, &small()).unwrap();
+        for threads in [5, 64] {
+            check(&net, &Options { threads, ..Options::default() }, TOLERANCE);
+            let precision = Precision::Bf16;
+            check(&net, &Options { precision, threads, ..Options::default() }, BF16_TOLERANCE);
+        }
+    }
+}
+
+#[test]
 fn every_static_net_made_dynamic_equals_the_naive_one() {
     for info in zoo::models().iter().filter(|m| !m.is_dynamic) {
         let dynamic = Some(DynamicOptions { experts: 4, ..Default::default() });
