@@ -132,13 +132,13 @@ impl Blocks {
             let (count, strips) = (rows * tiles[1], rows.div_ceil(strip));
             2 * count + some * (6 * count.next_multiple_of(4) + strips * kernels)
         };
-        let cuts = (1..=tiles[0]).flat_map(|blocks| {
+        let most = IMAGE_TILES.min(2 * self.threads);
+        let cuts = (1..=tiles[0].min(most)).flat_map(|blocks| {
             let rows = tiles[0].div_ceil(blocks);
-            (1..=panels).map(move |parts| (rows, panels.div_ceil(parts)))
+            (1..=panels.min(most)).map(move |parts| (rows, panels.div_ceil(parts)))
         });
-        let possible = |&(rows, some): &(usize, usize)| {
-            tiles[0].div_ceil(rows) * panels.div_ceil(some) <= IMAGE_TILES.min(2 * self.threads)
-        };
+        let possible =
+            |&(rows, some): &(usize, usize)| tiles[0].div_ceil(rows) * panels.div_ceil(some) <= most;
         let cost = |&(rows, some): &(usize, usize)| {
             self.time(tiles[0].div_ceil(rows) * panels.div_ceil(some), time(rows, some))
         };
@@ -304,14 +304,19 @@ mod tests {
 
     #[test]
     fn no_image_has_more_tiles_than_possible() {
-        for pixels in [1, 49, 3136, 1 << 20] {
+        for (pixels, cut) in [1, 49, 3136, 1 << 20].into_iter().flat_map(|p| [(p, TWO), (p, Blocks::new(64))])
+        {
             for channels in [1, 24, 2048, 65536] {
-                let block = TWO.pixel_block(pixels, 64, half_panels(channels, 8), 16, 1);
+                let block = cut.pixel_block(pixels, 64, half_panels(channels, 8), 16, 1);
                 let blocks = pixels.div_ceil(block);
-                let tiles = blocks * channels.div_ceil(TWO.channel_block(channels, 8, blocks));
+                let tiles = blocks * channels.div_ceil(cut.channel_block(channels, 8, blocks));
                 assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");
+                let side = pixels.isqrt();
+                let (rows, channel_block) = cut.winograd_tile([side.div_ceil(4); 2], 4, 1, (channels, 8), 4);
+                let tiles = side.div_ceil(rows) * channels.div_ceil(channel_block);
+                assert!(tiles <= IMAGE_TILES, "{side} x {side}, {channels} channels: {tiles}");
                 for experts in [0, 4] {
-                    let (block, channel_block) = TWO.bf16_tile(pixels, 576, (channels, 8), experts);
+                    let (block, channel_block) = cut.bf16_tile(pixels, 576, (channels, 8), experts);
                     let tiles = pixels.div_ceil(block) * channels.div_ceil(channel_block);
                     assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels in bf16: {tiles}");
                 }
