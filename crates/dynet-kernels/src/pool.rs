@@ -295,11 +295,14 @@ mod tests {
     #[test]
     fn few_threads_run_what_is_for_few() {
         let mut pool = Pool::new(5).unwrap();
-        for round in 0..300 {
-            let (threads, parts) = (1 + round % 7, round % 40);
+        for round in 0..400 {
+            // Fewer each time: those that are left out are still awake.
+            let (threads, parts) = (7 - round % 7, round % 40);
             let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
             pool.run_on(threads, parts, |part, thread| {
                 assert!(thread < threads.min(5), "thread {thread} of {threads}");
+                // Long enough for the others to come and take what is left, too short for them to park.
+                (0..500).for_each(|_| spin_loop());
                 counts[part].fetch_add(1, Ordering::Relaxed);
             });
             assert!(
