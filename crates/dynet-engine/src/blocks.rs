@@ -184,6 +184,16 @@ impl Blocks {
     }
 }
 
+/// Groups of images that threads share where all images of a group share a tile: as few as give each thread as many of the
+/// `blocks` blocks of channels, or nearly so.
+pub(crate) fn groups(images: usize, blocks: usize, threads: usize) -> usize {
+    let even = |groups: &usize| {
+        let tiles = groups * blocks;
+        tiles.is_multiple_of(threads) || tiles >= 4 * threads
+    };
+    (1..images).find(even).unwrap_or(images)
+}
+
 /// Panels of `nr` columns for `channels` output channels, in halves: the last panel may be one.
 pub(crate) fn half_panels(channels: usize, nr: usize) -> usize {
     channels.div_ceil(nr / 2)
@@ -246,6 +256,13 @@ mod tests {
         assert!(block == 49 && (64..=256).contains(&channels), "{block}, {channels}");
         // Static, a tile shares its pixels among as many channels as leave each thread one.
         assert_eq!(TWO.bf16_tile(49, 4608, (512, 32), 0), (49, 256));
+    }
+
+    #[test]
+    fn images_share_a_tile_while_each_thread_has_as_many() {
+        assert_eq!([1, 2, 3, 5, 16].map(|blocks| groups(8, blocks, 2)), [2, 1, 2, 2, 1]);
+        assert_eq!([4, 5, 10].map(|blocks| groups(8, blocks, 16)), [4, 8, 7]);
+        assert_eq!((groups(8, 5, 1), groups(1, 5, 2), groups(3, 1, 16)), (1, 1, 3));
     }
 
     #[test]

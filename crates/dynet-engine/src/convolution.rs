@@ -288,7 +288,8 @@ fn side(conv: &Conv2d, geometry: &Geometry) -> Option<Side> {
         return None;
     }
     let wins = |side: Side| match side {
-        Side::Two => conv.c_in >= 32 && geometry.pixels() >= 32,
+        // A dynamic layer of few pixels takes as long either way, and images fuse for a product at once.
+        Side::Two => conv.dynamic.is_none() && conv.c_in >= 32 && geometry.pixels() >= 32,
         Side::Three => conv.c_in <= STEM_CHANNELS && conv.dynamic.is_none() && geometry.pixels() >= 100,
         Side::Four => conv.c_in >= 32 && geometry.pixels() >= 100,
     };

@@ -5,13 +5,13 @@
 //! scratch. Each value is the same sum in the same order, so that logits keep their bits; rows that two tiles read
 //! are computed twice.
 
-use dynet_kernels::{Conv, GroupedConv, Isa, Pixels, Tile, conv_ahead, conv_bf16, grouped};
+use dynet_kernels::{Conv, GroupedConv, Pixels, Tile, grouped};
 
-use crate::ahead::Ahead;
 use crate::blocks::{self, Blocks};
 use crate::layout::Lifetime;
 use crate::plan::Precision;
 use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
+use crate::tile::Inputs;
 
 /// Joins the steps of such layers, except where somebody else reads the map between them: `kept` are read at the end.
 pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View], blocks: Blocks) {
@@ -139,15 +139,15 @@ pub(crate) fn part_ld(channels: usize) -> usize {
     if channels.is_multiple_of(256) { channels + 16 } else { channels }
 }
 
-/// One tile of a depthwise convolution `window`, of whose fields `x` and `origin` are not read, over the output of `product`.
+/// One tile of a depthwise convolution `window`, of whose fields `x` and `origin` are not read, over the output of `product`,
+/// the convolution of `expand`.
 pub(crate) fn expanded(
-    isa: Isa,
-    (product, precision): (&Conv<'_>, Precision),
+    expand: &Inputs<'_>,
+    product: &Conv<'_>,
     window: &GroupedConv<'_>,
     scratch: &mut [f32],
     tile: &mut Tile<'_>,
     mut sums: Option<Tile<'_>>,
-    ahead: Option<&Ahead<'_>>,
 ) {
     let (geometry, nr) = (window.geometry, window.weights.nr());
     let width = geometry.output()[1];
@@ -155,7 +155,7 @@ pub(crate) fn expanded(
     let pixels = rows.start * geometry.input[1]..rows.end * geometry.input[1];
     // One panel, which the window finds in the first or second cache, or all of them, whose inputs are laid out once.
     let channels = tile.channels();
-    let wide = match precision {
+    let wide = match expand.step.precision {
         Precision::F32 => nr,
         Precision::Bf16 => channels.next_multiple_of(nr),
     };
@@ -165,24 +165,13 @@ pub(crate) fn expanded(
         let len = wide.min(channels - start);
         let first = tile.channel0() + start;
         let mut part = Tile::part(map, pixels.clone(), first..first + len, ld);
-        match precision {
-            Precision::F32 => {
-                let bytes = product.ahead_bytes(isa, pixels.len(), len);
-                let later = ahead.map_or(&[][..], |ahead| ahead.take(bytes));
-                conv_ahead(isa, product, scratch, &mut part, None, later);
-            }
-            Precision::Bf16 => {
-                let bytes = product.bf16_ahead_bytes(pixels.len(), len);
-                let later = ahead.map_or(&[][..], |ahead| ahead.take(bytes));
-                conv_bf16(isa, product, scratch, &mut part, None, later);
-            }
-        }
+        expand.multiply(product, scratch, &mut part, None);
         for panel in (0..len).step_by(nr) {
             let (start, len) = (start + panel, nr.min(len - panel));
             let origin = [rows.start, first + panel];
             let window = GroupedConv { x: Pixels::new(&map[panel..], ld), origin, ..*window };
             let sums = sums.as_mut().map(|sums| sums.columns(start, len));
-            grouped(isa, &window, scratch, &mut tile.columns(start, len), sums);
+            grouped(expand.isa, &window, scratch, &mut tile.columns(start, len), sums);
         }
     }
 }

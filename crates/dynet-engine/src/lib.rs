@@ -37,6 +37,7 @@ mod plan;
 mod run;
 mod session;
 mod step;
+mod tile;
 
 pub use dynet_kernels::{Isa, Kernel, Storage, UnknownIsa, kernels};
 pub use error::{PlanError, RunError};

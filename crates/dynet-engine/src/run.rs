@@ -3,22 +3,21 @@
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
-use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
-    Activation, Coefs, Conv, Epilogue, Grid, GroupedConv, Isa, PerThread, Pixels, Pool, SharedOut, Tile,
-    conv, conv_ahead, conv_bf16, copy, grouped, pixelwise,
+    Activation, Conv, Epilogue, Grid, Isa, OfImage, PerThread, Pixels, Pool, SharedOut, Tile, conv, copy,
+    pixelwise,
 };
 
 use dynet_net::CoefActivation;
 
 use crate::ahead::Ahead;
 use crate::arena::{Rest, carve};
-use crate::blocks::{self, Blocks};
-use crate::expand::expanded;
+use crate::blocks::{self, Blocks, MAX_IMAGES};
 use crate::layout::Layout;
 use crate::lower::MAX_PARTS;
-use crate::plan::{Precision, conv_scratch_len, grid};
-use crate::step::{ConvStep, DenseStep, Gate, Head, Kind, Reading, Step, View};
+use crate::plan::grid;
+use crate::step::{ConvStep, DenseStep, Gate, Kind, Step, View};
+use crate::tile::Inputs;
 
 /// Parts of a step for each thread: enough that threads finish together.
 const PARTS: usize = 8;
@@ -50,7 +49,7 @@ pub(crate) struct Frame<'a> {
 
 /// What a step reads, image by image.
 #[derive(Clone, Copy)]
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     data: &'a [f32],
     view: View,
     /// Values of one image.
@@ -63,13 +62,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The pixels of one image.
-    fn pixels(&self, image: usize) -> Pixels<'a> {
+    pub(crate) fn pixels(&self, image: usize) -> Pixels<'a> {
         let data = &self.data[image * self.len..][..self.len];
         Pixels::new(&data[self.view.channel0..], self.view.ld)
     }
 
     /// The channels of a map of one pixel.
-    fn vector(&self, image: usize) -> &'a [f32] {
+    pub(crate) fn vector(&self, image: usize) -> &'a [f32] {
         &self.data[image * self.len + self.view.channel0..][..self.view.channels]
     }
 
@@ -162,73 +161,43 @@ impl Frame<'_> {
             let blocks = Grid { pixels: grid.pixel_blocks(), ld: v.ld, pixel_block: 1, ..grid };
             SharedOut::new(sums, 0, blocks)
         });
+        let take = |[image, pixel, channel]: [usize; 3]| {
+            (shared.take(image, pixel, channel), sums.as_ref().map(|s| s.take(image, pixel, channel)))
+        };
         let reader = |view: View| Reader::new(&rest, layout, view, images);
+        let head = |c: &ConvStep, apart| c.head.as_ref().map(|head| reader(head.source(apart)));
         let expand = c.expand.as_deref();
-        let x = reader(expand.map_or(c.x, |expand| expand.x));
-        let head = c.head.as_ref().map(|head| reader(head.source(apart)));
-        let expand = expand.map(|e| (e, e.head.as_ref().map(|head| reader(head.source(true)))));
-        let input_scale = c.input_scale.map(reader);
-        let residual = c.residual.map(reader);
+        let inputs = Inputs {
+            isa,
+            step: c,
+            x: reader(expand.map_or(c.x, |expand| expand.x)),
+            head: head(c, apart),
+            expand_head: expand.and_then(|expand| head(expand, true)),
+            input_scale: c.input_scale.map(reader),
+            residual: c.residual.map(reader),
+            apart,
+            ahead: self.ahead.as_ref(),
+            fusing: self.fusing,
+        };
         let scratch = PerThread::new(self.scratch, threads);
-        let scratch_len = conv_scratch_len(c);
-        let ahead = &self.ahead;
-        let fusing = self.fusing;
         let order = if c.panel_major { Order::Channels } else { Order::Pixels };
-        let pool = self.pool.as_deref_mut();
-        tiles(pool, &grid, order, step.cost_ns * images, |image, pixel, channel, thread| {
-            let mut tile = shared.take(image, pixel, channel);
-            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
-            let mut scratch = scratch.take(thread);
-            let (scratch, rest) = scratch.split_at_mut(scratch_len);
-            let coefs = c.head.as_ref().zip(head).map(|(head, reader)| match head {
-                Head::Inline(gate, _) if !apart => {
-                    let first = tile.channel0() / c.weights.nr();
-                    let panels = tile.channels().div_ceil(c.weights.nr());
-                    let coefs = &mut rest[..panels * gate.len()];
-                    for (panel, to) in (first..).zip(coefs.chunks_exact_mut(gate.len())) {
-                        let x = Pixels::new(reader.vector(image), gate.x.channels);
-                        coefficients(isa, gate, panel, x, &mut [], to);
-                    }
-                    Coefs::blocked(coefs, c.weights.nr(), first).timed(fusing)
-                }
-                _ => head.coefs(reader.vector(image), c.weights.nr()).timed(fusing),
+        let (pool, cost_ns) = (self.pool.as_deref_mut(), step.cost_ns * images);
+        if !(images > 1 && c.fuses_for_images_at_once(&grid)) {
+            return tiles(pool, &grid, order, cost_ns, |image, pixel, channel, thread| {
+                let (mut tile, sums) = take([image, pixel, channel]);
+                inputs.tile(image, &mut tile, sums, &mut scratch.take(thread));
             });
-            let residual = residual.as_ref().map(|r| r.pixels(image));
-            let epilogue = Epilogue { bias: Some(&c.bias), residual, act: c.act };
-            let (x, weights, groups) = (x.pixels(image), &c.weights, c.groups);
-            let taps = match &c.reading {
-                Reading::Window(geometry) => {
-                    let c = GroupedConv { x, origin: [0, 0], geometry, weights, coefs, groups, epilogue };
-                    let Some((e, head)) = &expand else {
-                        return grouped(isa, &c, scratch, &mut tile, sums);
-                    };
-                    let coefs = e.head.as_ref().zip(*head);
-                    let coefs = coefs.map(|(h, r)| h.coefs(r.vector(image), weights.nr()).timed(fusing));
-                    let epilogue = Epilogue { bias: Some(&e.bias), residual: None, act: e.act };
-                    let weights = &e.weights;
-                    let product =
-                        Conv { x, taps: None, weights, coefs, groups: 1, input_scale: None, epilogue };
-                    let product = (&product, e.precision);
-                    return expanded(isa, product, &c, scratch, &mut tile, sums, ahead.as_ref());
-                }
-                Reading::Winograd(geometry, side) => {
-                    let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
-                    return winograd(isa, &c, scratch, &mut tile, sums);
-                }
-                Reading::Pointwise => None,
-                Reading::Table(taps) => Some(taps),
-            };
-            let input_scale = input_scale.as_ref().map(|s| s.vector(image));
-            let conv = Conv { x, taps, weights, coefs, groups, input_scale, epilogue };
-            if c.precision == Precision::Bf16 {
-                let len = conv.bf16_ahead_bytes(tile.pixels(), tile.channels());
-                let later = ahead.as_ref().map_or(&[][..], |ahead| ahead.take(len));
-                return conv_bf16(isa, &conv, scratch, &mut tile, sums, later);
+        }
+        let groups = blocks::groups(images, grid.channel_blocks(), threads);
+        let jobs = Grid { images: groups, pixels: 1, pixel_block: 1, ..grid };
+        tiles(pool, &jobs, Order::Channels, cost_ns, |group, _, channel, thread| {
+            let mut some = [const { None }; MAX_IMAGES];
+            let group = group * images / groups..(group + 1) * images / groups;
+            for (image, to) in group.zip(&mut some) {
+                let (out, sums) = take([image, 0, channel]);
+                *to = Some(OfImage { conv: inputs.product(image, inputs.coefs(image)), out, sums });
             }
-            let c = conv;
-            let len = c.ahead_bytes(isa, tile.pixels(), tile.channels());
-            let later = ahead.as_ref().map_or(&[][..], |ahead| ahead.take(len));
-            conv_ahead(isa, &c, scratch, &mut tile, sums, later);
+            inputs.tile_of_images(&mut some, &mut scratch.take(thread));
         });
     }
 
@@ -350,7 +319,14 @@ impl Frame<'_> {
 
 /// The coefficients `[images][experts][nr]` of one panel of a dynamic convolution for all pixels of `x`: fully
 /// connected, then softmax or sigmoid. A single image needs no scratch.
-fn coefficients(isa: Isa, gate: &Gate, panel: usize, x: Pixels<'_>, scratch: &mut [f32], out: &mut [f32]) {
+pub(crate) fn coefficients(
+    isa: Isa,
+    gate: &Gate,
+    panel: usize,
+    x: Pixels<'_>,
+    scratch: &mut [f32],
+    out: &mut [f32],
+) {
     let act = match gate.activation {
         CoefActivation::Softmax { .. } => Activation::None,
         CoefActivation::Sigmoid => Activation::Sigmoid,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dynet_kernels::winograd::Side;
-use dynet_kernels::{Activation, Border, Coefs, Geometry, Panels, Taps};
+use dynet_kernels::{Activation, Border, Coefs, Geometry, Grid, Panels, Taps};
 use dynet_net::{CoefActivation, NodeId};
 
 use crate::plan::Precision;
@@ -135,7 +135,20 @@ pub(crate) struct ConvStep {
     pub(crate) expand: Option<Box<ConvStep>>,
 }
 
+/// Pixels up to which fusing a panel for each image of a batch counts beside its product.
+const FEW_PIXELS: usize = 100;
+
 impl ConvStep {
+    /// Whether the images of a batch share a tile, so that fixed kernels are read once for all of them.
+    pub(crate) fn fuses_for_images_at_once(&self, grid: &Grid) -> bool {
+        self.panel_major
+            && self.head.is_some()
+            && self.precision == Precision::F32
+            && matches!(self.reading, Reading::Pointwise | Reading::Table(_))
+            && grid.pixel_blocks() == 1
+            && grid.pixels <= FEW_PIXELS
+    }
+
     /// The maps that it reads.
     fn reads(&self) -> Vec<View> {
         let [coefs, mean] = match &self.head {

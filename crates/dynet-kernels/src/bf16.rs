@@ -143,7 +143,7 @@ pub fn conv_bf16(
 fn ahead(w: &Panels, [from, to]: [usize; 2], later: &[u8]) -> Ahead {
     let [own, end] = [from, to].map(|panel| w.bytes(panel, [0, 0])[0]);
     let std::ops::Range { start: from, end: to } = later.as_ptr_range();
-    Ahead { later: Some([from, to]), ..Ahead::new([own, end]) }
+    Ahead::new([own, end]).then([from, to])
 }
 
 /// A tile's work, with its scratch in pieces.

@@ -2,7 +2,7 @@
 
 use crate::activation::Activation;
 use crate::generic::fuse::{FusePanel, fuse};
-use crate::generic::gemm::{Ahead, PACE, PanelProduct, Sink, Source};
+use crate::generic::gemm::{Ahead, FEW_AHEAD, FEW_ROWS, PACE, PanelProduct, Sink, Source};
 use crate::generic::matvec::MatVec;
 use crate::geometry::Taps;
 use crate::isa::Isa;
@@ -17,6 +17,9 @@ const CHUNK: usize = 256;
 /// With more pixels than this the fusing of a panel does not count, and cutting it would: each cut costs a store and
 /// a load of all sums.
 const CHUNK_PIXELS: usize = 256;
+
+/// Most bytes of fixed kernels that several images fuse one after the other, in a second-level cache.
+const SHARED_BYTES: usize = 512 << 10;
 
 /// A dense convolution of one image, static or dynamic, with everything that its tiles share.
 ///
@@ -136,57 +139,126 @@ pub fn conv_ahead(
     c: &Conv<'_>,
     scratch: &mut [f32],
     out: &mut Tile<'_>,
-    mut sums: Option<Tile<'_>>,
+    sums: Option<Tile<'_>>,
     later: &[u8],
 ) {
-    c.check(isa, out);
-    assert!(!matches!(c.weights.data, Data::Pairs(..)), "weights of another precision");
-    if let Some(sums) = &mut sums {
-        sums.start_sums(out);
+    let mut one = [Some(OfImage { conv: *c, out: out.reborrow(), sums })];
+    conv_images(isa, &mut one, scratch, later);
+}
+
+/// One image's part in a tile that several images compute together.
+#[derive(Debug)]
+pub struct OfImage<'a> {
+    /// The layer, as this image sees it.
+    pub conv: Conv<'a>,
+    /// Its tile.
+    pub out: Tile<'a>,
+    /// One pixel with the tile's channels: receives the sums over the tile's pixels of what is stored.
+    pub sums: Option<Tile<'a>>,
+}
+
+/// [`conv_ahead`] for the same tile of several images, `None` for no image. Some rows of all panels of the tile are fused and
+/// multiplied for one image after the other: their fixed kernels come from memory once, for the other images from the second-level cache.
+///
+/// # Panics
+/// As [`conv`], or if the images have other weights or tiles than the first of them; nothing has been written then.
+///
+/// # Accuracy
+/// An image's bits are those of [`conv`].
+pub fn conv_images(isa: Isa, images: &mut [Option<OfImage<'_>>], scratch: &mut [f32], later: &[u8]) {
+    let count = images.iter().flatten().count();
+    let Some(OfImage { conv: c, out, .. }) = images.iter().flatten().next() else { return };
+    let (w, place) = (c.weights, out.place());
+    let [_, pixels, first, channels] = place;
+    assert!(!matches!(w.data, Data::Pairs(..)), "weights of another precision");
+    let chunk = c.chunk(pixels, if count > 1 { channels.div_ceil(w.nr()) } else { 1 });
+    for OfImage { conv, out, .. } in images.iter().flatten() {
+        conv.check(isa, out);
+        assert!(std::ptr::eq(conv.weights, w) && out.place() == place, "images of other weights or tiles");
     }
-    if out.pixels() == 0 {
+    for OfImage { out, sums, .. } in images.iter_mut().flatten() {
+        sums.iter_mut().for_each(|sums| sums.start_sums(out));
+    }
+    if pixels == 0 {
         return;
     }
-    let w = c.weights;
-    let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0).as_mut_ptr());
-    if out.pixels() == 1 && c.is_matvec() {
-        return isa.run(c.matvec(out, sums));
+    if let (1, 1, Some(OfImage { conv, out, sums })) = (count, pixels, images.iter_mut().flatten().next())
+        && conv.is_matvec()
+    {
+        return isa.run(conv.matvec(out, address(sums, 0)));
     }
-    let (nr, k) = (w.nr(), w.k());
-    let first = out.channel0() / nr;
-    let last = first + out.channels().div_ceil(nr);
-    let chunk = c.chunk(out.pixels());
+    let (nr, k, panels) = (w.nr(), w.k(), channels.div_ceil(w.nr()));
+    // For one image a panel after the other: what comes next follows in memory.
+    let group = if count > 1 { panels } else { 1 };
     let std::ops::Range { start, end } = later.as_ptr_range();
     let mut later = [start, end];
-    for panel in first..last {
-        let start = (panel - first) * nr;
-        let mut tile = out.columns(start, nr.min(out.channels() - start));
-        let sums = if sums.is_null() { sums } else { sums.wrapping_add(start) };
-        for from in (0..k).step_by(chunk) {
-            let rows = [from, (from + chunk).min(k)];
-            let packed = match &w.data {
-                Data::F32(data) if c.is_plain() => &data[(panel * k + from) * nr..(panel * k + rows[1]) * nr],
-                _ => {
-                    let (coefs, row_scale) = (c.coefs, c.input_scale);
-                    fuse(
-                        isa,
-                        FusePanel { panels: w, panel, rows, coefs, row_scale, ahead: 0, dynamic: scratch },
-                    );
-                    &scratch[..(rows[1] - from) * nr]
-                }
-            };
-            let own = match rows[1] == k {
-                false => w.bytes(panel, [rows[1], (rows[1] + chunk).min(k)]),
-                true if panel + 1 < w.count() => w.bytes(panel + 1, [0, chunk.min(k)]),
-                true => [packed.as_ptr().cast(); 2],
-            };
-            let ahead = Ahead { later: Some(later), ..Ahead::new(own) };
-            later = isa.run(c.product((packed, rows), ahead, &mut tile, sums)).rest();
+    let parts = (0..panels).step_by(group).flat_map(|p| (0..k).step_by(chunk).map(move |k| (p, k)));
+    for (start, from) in parts {
+        let (rows, next) = ([from, (from + chunk).min(k)], [chunk, group]);
+        for (i, OfImage { conv, out, sums }) in images.iter_mut().flatten().enumerate() {
+            for at in start..(start + group).min(panels) {
+                let part = Part { panel: first / nr + at, rows, next, image: [i, count] };
+                let mut tile = out.columns(at * nr, nr.min(channels - at * nr));
+                later = conv.part(isa, &part, (&mut tile, address(sums, at * nr)), scratch, later);
+            }
         }
     }
 }
 
+/// Where sums of channels from `channel` on go; null for nowhere.
+fn address(sums: &mut Option<Tile<'_>>, channel: usize) -> *mut f32 {
+    sums.as_mut().map_or(std::ptr::null_mut(), |sums| sums.row(0)[channel..].as_mut_ptr())
+}
+
+/// Some rows of a panel.
+struct Part {
+    panel: usize,
+    rows: [usize; 2],
+    /// What is read next: as many further rows, or the first ones as many panels on.
+    next: [usize; 2],
+    /// Which image of how many, each of which asks for its share of what is read next.
+    image: [usize; 2],
+}
+
 impl Conv<'_> {
+    /// Fuses a part of the weights and adds its product to a checked tile of its panel; returns what of `later` is still to be
+    /// asked for.
+    fn part(
+        &self,
+        isa: Isa,
+        part: &Part,
+        (tile, sums): (&mut Tile<'_>, *mut f32),
+        scratch: &mut [f32],
+        later: [*const u8; 2],
+    ) -> [*const u8; 2] {
+        let (w, &Part { panel, rows, next: [chunk, group], image: [i, count] }) = (self.weights, part);
+        let (nr, k) = (w.nr(), w.k());
+        let few = tile.pixels() <= FEW_ROWS;
+        let packed = match &w.data {
+            Data::F32(data) if self.is_plain() => {
+                &data[(panel * k + rows[0]) * nr..(panel * k + rows[1]) * nr]
+            }
+            _ => {
+                let (panels, coefs, row_scale) = (w, self.coefs, self.input_scale);
+                let ahead = if few && i == 0 { FEW_AHEAD } else { 0 };
+                fuse(isa, FusePanel { panels, panel, rows, coefs, row_scale, ahead, dynamic: scratch });
+                &scratch[..(rows[1] - rows[0]) * nr]
+            }
+        };
+        let ahead = if few && self.is_plain() {
+            Ahead::of_few_rows(w.bytes(panel, rows), nr * w.value_bytes())
+        } else {
+            let own = match rows[1] == k {
+                false => w.bytes(panel, [rows[1], (rows[1] + chunk).min(k)]),
+                true if panel + group < w.count() => w.bytes(panel + group, [0, chunk.min(k)]),
+                true => [packed.as_ptr().cast(); 2],
+            };
+            let len = own[1] as usize - own[0] as usize;
+            Ahead::new([i, i + 1].map(|i| own[0].wrapping_add(len * i / count)))
+        };
+        isa.run(self.product((packed, rows), ahead.then(later), tile, sums)).rest()
+    }
+
     /// The product of a checked tile with a panel `[k][nr]`.
     fn product(
         &self,
@@ -240,10 +312,15 @@ impl Conv<'_> {
         }
     }
 
-    /// Rows of a panel that are fused and multiplied at a time.
-    fn chunk(&self, pixels: usize) -> usize {
-        let k = self.weights.k();
-        if self.is_plain() || pixels > CHUNK_PIXELS { k } else { k.div_ceil(k.div_ceil(CHUNK)) }
+    /// Rows of `panels` panels that are fused and multiplied at a time.
+    fn chunk(&self, pixels: usize, panels: usize) -> usize {
+        let (w, k) = (self.weights, self.weights.k());
+        if self.is_plain() || pixels > CHUNK_PIXELS {
+            return k;
+        }
+        let row_bytes = panels * w.experts() * w.nr() * w.value_bytes();
+        let most = if panels > 1 { (SHARED_BYTES / row_bytes).clamp(1, CHUNK) } else { CHUNK };
+        k.div_ceil(k.div_ceil(most))
     }
 
     /// Whether a single pixel is multiplied with the weights as they are stored.

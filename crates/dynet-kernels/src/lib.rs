@@ -29,7 +29,7 @@ pub mod winograd;
 pub use activation::Activation;
 pub use bf16::conv_bf16;
 pub use buffer::Buffer;
-pub use conv::{Conv, conv, conv_ahead};
+pub use conv::{Conv, OfImage, conv, conv_ahead, conv_images};
 pub use geometry::{Border, Geometry, Taps};
 pub use grouped::{GroupedConv, grouped};
 pub use isa::{Isa, UnknownIsa};

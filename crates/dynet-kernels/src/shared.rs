@@ -251,6 +251,11 @@ impl<'a> Tile<'a> {
         self.ld
     }
 
+    /// First pixel, pixels, first channel, channels.
+    pub(crate) fn place(&self) -> [usize; 4] {
+        [self.pixel0, self.pixels, self.channel0, self.channels]
+    }
+
     /// Address of its first value.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
         self.data

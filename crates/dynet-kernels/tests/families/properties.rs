@@ -102,6 +102,58 @@ proptest! {
         }
     }
 
+    /// Images that share a tile have the bits and the sums that each has alone.
+    #[test]
+    fn images_that_fuse_at_once_keep_their_bits(
+        seed in any::<u64>(), count in 1usize..6, side in 1usize..9, kernel in prop::sample::select(vec![1, 3]),
+        c_in in 1usize..300, c_out in 1usize..140, experts in 1usize..7, panels in 1usize..4,
+        storage in prop::sample::select(vec![Storage::F32, Storage::Bf16, Storage::Int8]), dynamic in any::<bool>(),
+    ) {
+        let r = &mut Random(seed);
+        let geometry = Geometry::same([side, side], kernel, 1);
+        let taps = (kernel > 1).then(|| Taps::new(&geometry, Border::Zeros));
+        let shape = KernelShape { experts: if dynamic { experts } else { 1 }, c_out, c_in, taps: geometry.taps() };
+        let pixels = geometry.pixels();
+        let fixed = r.values(shape.experts * c_out * shape.k());
+        let [x, residual] = [c_in, c_out].map(|channels| r.values(count * pixels * channels));
+        let coefs = r.values(count * shape.experts * c_out);
+        for isa in Isa::available() {
+            let weights = Panels::pack(isa, storage, shape, &fixed);
+            let of = |image: usize| {
+                let part = |len: usize| image * len..(image + 1) * len;
+                let coefs = dynamic.then(|| Coefs::new(&coefs[part(shape.experts * c_out)], c_out));
+                let residual = Some(Pixels::new(&residual[part(pixels * c_out)], c_out));
+                let epilogue = Epilogue { bias: None, residual, act: Activation::Relu };
+                let x = Pixels::new(&x[part(pixels * c_in)], c_in);
+                Conv { x, taps: taps.as_ref(), weights: &weights, coefs, groups: 1, input_scale: None, epilogue }
+            };
+            let channel_block = panels * isa.nr();
+            let grid = Grid { images: count, pixels, channels: c_out, ld: c_out, pixel_block: pixels, channel_block };
+            let sum_grid = Grid { pixels: 1, pixel_block: 1, ..grid };
+            let mut scratch = vec![0.0; Conv::scratch_len(&weights)];
+            let mut run = |together: bool| {
+                let mut results = [vec![0.0; count * pixels * c_out], vec![0.0; count * c_out]];
+                let [out, sums] = &mut results;
+                let (out, sums) = (SharedOut::new(out, 0, grid), SharedOut::new(sums, 0, sum_grid));
+                for block in 0..grid.channel_blocks() {
+                    let mut images: Vec<_> = (0..count).map(|image| {
+                        let (out, sums) = (out.take(image, 0, block), Some(sums.take(image, 0, block)));
+                        Some(OfImage { conv: of(image), out, sums })
+                    }).collect();
+                    images.insert(r.below(count + 1), None);
+                    match together {
+                        true => conv_images(isa, &mut images, &mut scratch, weights.as_bytes()),
+                        false => for OfImage { conv: c, out, sums } in images.iter_mut().flatten() {
+                            conv(isa, c, &mut scratch, out, sums.take());
+                        }
+                    }
+                }
+                results
+            };
+            prop_assert_eq!(run(true), run(false));
+        }
+    }
+
     /// The error of both tiles of Winograd's, relative to the largest output, on layers as wide as ResNet's.
     #[test]
     fn winograd_keeps_a_layers_outputs(seed in any::<u64>(), c_in in 32usize..257) {
