@@ -147,11 +147,11 @@ impl Blocks {
     }
 
     /// Pixels and channels of a tile of a product of bfloat16, whose pixels are laid out once for its panels: `pixels` output
-    /// pixels of `row` values, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
+    /// pixels that are sums of `k` terms, for which `row` values are laid out, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
     pub(crate) fn bf16_tile(
         self,
         pixels: usize,
-        row: usize,
+        [k, row]: [usize; 2],
         (channels, nr): (usize, usize),
         experts: usize,
     ) -> (usize, usize) {
@@ -159,7 +159,7 @@ impl Blocks {
         // Cycles for a row of the weights: of tiles of AMX, of laying out pixels that come from the second-level cache, of
         // fusing what comes from memory.
         let product = |pixels: usize| pixels.div_ceil(32) * 2;
-        let gather = |pixels: usize| pixels.div_ceil(16) * 3;
+        let gather = |pixels: usize| (pixels.div_ceil(16) * 3 * row).div_ceil(k.max(1));
         let fuse = 10 * experts;
         // Panels of a tile of all pixels: so many that laying them out counts for a tenth, in tiles that threads share evenly.
         let few = (10 * gather(pixels)).div_ceil(fuse + product(pixels)).clamp(1, panels.div_ceil(threads));
@@ -249,13 +249,15 @@ mod tests {
     #[test]
     fn pixels_are_laid_out_within_the_cache_and_once_where_fusing_does_not_count() {
         // A 3x3 layer of 64 channels of 56 x 56: blocks of pixels, each with all channels.
-        let (block, channels) = TWO.bf16_tile(3136, 576, (64, 32), 4);
+        let (block, channels) = TWO.bf16_tile(3136, [576; 2], (64, 32), 4);
         assert!(block * 576 <= BF16_VALUES && block < 3136 && channels == 64, "{block}, {channels}");
         // One of 512 channels of 7 x 7 is cut by channels: a further block would fuse all panels again.
-        let (block, channels) = TWO.bf16_tile(49, 4608, (512, 32), 4);
+        let (block, channels) = TWO.bf16_tile(49, [4608; 2], (512, 32), 4);
         assert!(block == 49 && (64..=256).contains(&channels), "{block}, {channels}");
         // Static, a tile shares its pixels among as many channels as leave each thread one.
-        assert_eq!(TWO.bf16_tile(49, 4608, (512, 32), 0), (49, 256));
+        assert_eq!(TWO.bf16_tile(49, [4608; 2], (512, 32), 0), (49, 256));
+        // A map with its border is laid out once for nine elements of a kernel: all pixels for each of two threads.
+        assert_eq!(TWO.bf16_tile(3136, [576, 67], (64, 32), 0), (1568, 64));
     }
 
     #[test]
@@ -296,7 +298,7 @@ mod tests {
                     full(pixels.div_ceil(block) * c_out.div_ceil(channels)),
                     "{what}: {block}, {channels}"
                 );
-                let (block, channels) = blocks.bf16_tile(pixels, 9 * c_in, (c_out, nr), experts);
+                let (block, channels) = blocks.bf16_tile(pixels, [9 * c_in; 2], (c_out, nr), experts);
                 let tiles = pixels.div_ceil(block) * c_out.div_ceil(channels);
                 assert!(full(tiles) || tiles >= c_out / nr, "{what}, bf16: {block}, {channels}");
                 if side > 7 {
@@ -333,7 +335,7 @@ mod tests {
                 let tiles = side.div_ceil(rows) * channels.div_ceil(channel_block);
                 assert!(tiles <= IMAGE_TILES, "{side} x {side}, {channels} channels: {tiles}");
                 for experts in [0, 4] {
-                    let (block, channel_block) = cut.bf16_tile(pixels, 576, (channels, 8), experts);
+                    let (block, channel_block) = cut.bf16_tile(pixels, [576; 2], (channels, 8), experts);
                     let tiles = pixels.div_ceil(block) * channels.div_ceil(channel_block);
                     assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels in bf16: {tiles}");
                 }

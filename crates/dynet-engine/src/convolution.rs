@@ -86,9 +86,9 @@ impl Lowering<'_> {
                 (rows * output.w, channels)
             }
             None if bf16 => {
-                let row = Conv::bf16_row(weights.k() / reading.segments(), reading.segments());
+                let row = Conv::bf16_row(weights.k() / reading.segments(), reading.taps());
                 let fused = fused.max(usize::from(input_scale.is_some()));
-                self.blocks.bf16_tile(output.pixels(), row, (conv.c_out, weights.nr()), fused)
+                self.blocks.bf16_tile(output.pixels(), [weights.k(), row], (conv.c_out, weights.nr()), fused)
             }
             None => {
                 let pixels = self.blocks.pixel_block(output.pixels(), values, halves, fused, row);

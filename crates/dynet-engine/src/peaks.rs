@@ -88,7 +88,7 @@ fn product(isa: Isa, precision: Precision) -> impl FnMut() -> f64 + Clone + Send
     };
     let x = Buffer::from(&vec![0.25; pixels * k][..]);
     let mut out = Buffer::zeroed(pixels * n);
-    let mut scratch = Buffer::zeroed(Conv::bf16_scratch_len(&weights, 1, pixels));
+    let mut scratch = Buffer::zeroed(Conv::bf16_scratch_len(&weights, None, pixels));
     move || {
         let (x, epilogue) = (Pixels::new(&x, k), Epilogue::default());
         let c =

@@ -251,7 +251,7 @@ pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
 fn product_scratch_len(c: &ConvStep, pixels: usize) -> usize {
     match c.precision {
         Precision::F32 => Conv::scratch_len(&c.weights),
-        Precision::Bf16 => Conv::bf16_scratch_len(&c.weights, c.reading.segments(), pixels),
+        Precision::Bf16 => Conv::bf16_scratch_len(&c.weights, c.reading.taps(), pixels),
     }
 }
 
@@ -285,7 +285,7 @@ fn check_sizes(net: &Net, precision: Precision) -> Result<(), PlanError> {
                 // A panel more than the channels need, at most 32 of them.
                 let c_in = match precision {
                     Precision::F32 => c.c_in / c.groups,
-                    Precision::Bf16 => Conv::bf16_row(c.c_in / c.groups, 1),
+                    Precision::Bf16 => Conv::bf16_row(c.c_in / c.groups, None),
                 };
                 let shape = KernelShape { experts, c_out: c.c_out + 31, c_in, taps: 1 };
                 let taps = (c.kernel[0] * c.kernel[1]) as u128;

@@ -102,12 +102,17 @@ pub(crate) enum Reading {
 }
 
 impl Reading {
+    /// The table through which a product reads.
+    pub(crate) fn taps(&self) -> Option<&Taps> {
+        match self {
+            Self::Table(taps) => Some(taps),
+            _ => None,
+        }
+    }
+
     /// Pieces in which a product reads the inputs of an output pixel.
     pub(crate) fn segments(&self) -> usize {
-        match self {
-            Self::Table(taps) => taps.segments(),
-            _ => 1,
-        }
+        self.taps().map_or(1, Taps::segments)
     }
 }
 

@@ -47,12 +47,8 @@ impl<'a> Inputs<'a> {
     /// The product of an image.
     pub(crate) fn product<'b>(&'b self, image: usize, coefs: Option<Coefs<'b>>) -> Conv<'b> {
         let step = self.step;
-        let taps = match &step.reading {
-            Reading::Table(taps) => Some(taps),
-            _ => None,
-        };
         let input_scale = self.input_scale.as_ref().map(|scale| scale.vector(image));
-        let (x, epilogue) = (self.x.pixels(image), self.epilogue(image));
+        let (x, taps, epilogue) = (self.x.pixels(image), step.reading.taps(), self.epilogue(image));
         Conv { x, taps, weights: &step.weights, coefs, groups: step.groups, input_scale, epilogue }
     }
 

@@ -8,9 +8,10 @@
 
 use crate::arch::{Amx, Tiles};
 use crate::conv::Conv;
-use crate::generic::bf16::{Ends, Gather, Pairs, Product};
+use crate::generic::bf16::{Ends, Gather, Pairs, Places, Product, Rows};
 use crate::generic::fuse::{FusePanel, timed};
-use crate::generic::gemm::Ahead;
+use crate::generic::gemm::{Ahead, Sink, Source};
+use crate::geometry::{Bordered, Taps};
 use crate::isa::Isa;
 use crate::panels::{Data, Panels};
 use crate::shared::Tile;
@@ -38,12 +39,58 @@ pub(crate) fn rows(k: usize, segment: usize) -> usize {
     k.checked_div(segment).unwrap_or(0) * segment.next_multiple_of(STEP)
 }
 
+/// How the pixels of a tile are laid out.
+#[derive(Clone, Copy)]
+enum Layout<'a> {
+    /// Pixel by pixel, what it reads: `[pixels / 16][step][16][32]`.
+    Pieces,
+    /// The rows of the map that they read, with its border, `[places][ld]`: each value once for all elements of the kernel. Between two
+    /// rows of outputs some places have none; they are multiplied all the same.
+    Bordered(&'a Bordered, usize),
+}
+
+impl<'a> Layout<'a> {
+    /// For segments of `segment` values.
+    fn new(taps: Option<&'a Taps>, segment: usize) -> Self {
+        match taps.and_then(|taps| taps.bordered.as_ref()) {
+            Some(bordered) => Self::Bordered(bordered, bordered_ld(segment)),
+            None => Self::Pieces,
+        }
+    }
+
+    /// Rows of a product for output pixels `from..to`, the first of which is row 0.
+    fn rows(self, [from, to]: [usize; 2]) -> usize {
+        match self {
+            Self::Pieces => to - from,
+            Self::Bordered(b, _) => {
+                to - from + ((to - 1) / b.pixels - from / b.pixels) * (b.width - b.pixels)
+            }
+        }
+    }
+
+    /// bfloat16 for any `pixels` output pixels, `steps` steps each.
+    fn values(self, pixels: usize, steps: usize) -> usize {
+        match self {
+            Self::Pieces => pixels.next_multiple_of(ROWS) * steps * STEP,
+            // As if the first pixel were the last one of its row. Pieces of 16 rows may lie across the end.
+            Self::Bordered(b, ld) => (b.rows([b.pixels - 1, b.pixels - 1 + pixels]) * b.width + BLOCK) * ld,
+        }
+    }
+}
+
+/// Values from one place to the next. Rows at a multiple of 512 bytes would share few sets of the first-level cache.
+fn bordered_ld(segment: usize) -> usize {
+    let padded = segment.next_multiple_of(STEP);
+    if padded.is_multiple_of(256) { padded + STEP } else { padded }
+}
+
 /// Lengths of the pieces of scratch, in f32, each whole lines.
 #[derive(Clone, Copy)]
 struct Sizes {
     /// Steps of a laid out panel, and those of them that are multiplied at a time.
     steps: usize,
     chunk: usize,
+    offsets: usize,
     pixels: usize,
     pairs: usize,
     fused: usize,
@@ -51,39 +98,46 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(weights: &Panels, segments: usize, pixels: usize) -> Self {
-        let (k, nr) = (weights.k(), weights.nr());
+    fn new(weights: &Panels, taps: Option<&Taps>, pixels: usize) -> Self {
+        let (k, nr, segments) = (weights.k(), weights.nr(), taps.map_or(1, Taps::segments));
+        let layout = Layout::new(taps, k / segments.max(1));
         let steps = rows(k, k / segments.max(1)) / STEP;
         let chunk = steps.div_ceil(steps.div_ceil(STEPS).max(1));
         let laid_out = matches!(weights.data, Data::Pairs(..));
         let [pairs, fused] = if laid_out { [0, 0] } else { [chunk * STEP * nr / 2, CHUNK * nr] };
-        let blocks = if chunk == steps { 1 } else { pixels.div_ceil(BLOCK) };
+        let width = if let Layout::Bordered(b, _) = layout { b.pixels } else { 1 };
+        let most = layout.rows([width - 1, width - 1 + pixels.max(1)]);
+        let blocks = if chunk == steps { 1 } else { most.div_ceil(BLOCK) };
         let lines = |len: usize| len.next_multiple_of(LINE);
-        let pixels = pixels.next_multiple_of(ROWS) * steps * STEP / 2;
         let sums = blocks * BLOCK * nr;
-        Self { steps, chunk, pixels, pairs: lines(pairs), fused: lines(fused), sums }
+        let offsets = lines(steps * size_of::<usize>() / size_of::<f32>());
+        let pixels = lines(layout.values(pixels.max(1), steps).div_ceil(2));
+        Self { steps, chunk, offsets, pixels, pairs: lines(pairs), fused: lines(fused), sums }
     }
 }
 
 impl Conv<'_> {
-    /// Values of scratch that [`conv_bf16`] needs for a tile of `pixels` pixels that are read in `segments` segments each.
-    pub fn bf16_scratch_len(weights: &Panels, segments: usize, pixels: usize) -> usize {
-        let sizes = Sizes::new(weights, segments, pixels);
-        sizes.pixels + sizes.pairs + sizes.fused + sizes.sums + LINE
+    /// Values of scratch that [`conv_bf16`] needs for a tile of `pixels` pixels that are read through `taps`.
+    pub fn bf16_scratch_len(weights: &Panels, taps: Option<&Taps>, pixels: usize) -> usize {
+        let sizes = Sizes::new(weights, taps, pixels);
+        sizes.offsets + sizes.pixels + sizes.pairs + sizes.fused + sizes.sums + LINE
     }
 
     /// Bytes of later memory that [`conv_bf16`] asks for during a tile of `pixels` pixels and `channels` channels, beside the
     /// rest of its own weights, which it asks for first.
     pub fn bf16_ahead_bytes(&self, pixels: usize, channels: usize) -> usize {
         let (w, panels) = (self.weights, channels.div_ceil(self.weights.nr()));
-        let steps = Sizes::new(w, self.taps.map_or(1, |t| t.taps), pixels).steps;
+        let steps = Sizes::new(w, self.taps, pixels).steps;
         let all = pixels.div_ceil(BLOCK) * panels * steps * PACE;
         all.saturating_sub(panels * (w.len_bytes() / w.count()))
     }
 
-    /// Values of an output pixel's row of the product when it is laid out.
-    pub fn bf16_row(c_in: usize, segments: usize) -> usize {
-        c_in.next_multiple_of(STEP) * segments
+    /// Values that are laid out for an output pixel which reads `segment` values each time.
+    pub fn bf16_row(segment: usize, taps: Option<&Taps>) -> usize {
+        match Layout::new(taps, segment) {
+            Layout::Pieces => segment.next_multiple_of(STEP) * taps.map_or(1, Taps::segments),
+            Layout::Bordered(b, ld) => (ld * b.width).div_ceil(b.pixels),
+        }
     }
 }
 
@@ -108,13 +162,13 @@ pub fn conv_bf16(
 ) {
     c.check(isa, out);
     let (w, nr) = (c.weights, c.weights.nr());
-    let segments = c.taps.map_or(1, |t| t.taps);
+    let segments = c.taps.map_or(1, Taps::segments);
     if let Data::Pairs(_, segment) = &w.data {
         assert!(c.coefs.is_none() && c.input_scale.is_none(), "factors of weights that have been rounded");
         assert_eq!(segment * segments, w.k(), "weights are packed for another number of segments");
     }
-    let sizes = Sizes::new(w, segments, out.pixels());
-    let needed = Conv::bf16_scratch_len(w, segments, out.pixels());
+    let sizes = Sizes::new(w, c.taps, out.pixels());
+    let needed = Conv::bf16_scratch_len(w, c.taps, out.pixels());
     assert!(sizes.steps > 0, "a sum without terms");
     assert!(scratch.len() >= needed, "scratch has {} values, {needed} needed", scratch.len());
     let mut sums = sums;
@@ -124,14 +178,15 @@ pub fn conv_bf16(
     if out.pixels() == 0 {
         return;
     }
-    let mut run = Run::new(isa, c, sizes, segments, scratch);
+    let mut run = Run::new(isa, c, sizes, scratch);
+    run.place([out.pixel0(), out.pixel0() + out.pixels()]);
     run.ahead = ahead(w, [out.channel0(), out.channel0() + out.channels()].map(|c| c.div_ceil(nr)), later);
     let mut gathered = None;
     for start in (0..out.channels()).step_by(nr) {
         let mut tile = out.columns(start, nr.min(out.channels() - start));
         let (source, group) = c.source(&tile);
         if gathered != Some(group) {
-            isa.run(Gather { source, rows: tile.pixels(), out: run.pixels });
+            run.lay_out(source);
             gathered = Some(group);
         }
         let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
@@ -151,11 +206,16 @@ struct Run<'a> {
     isa: Isa,
     c: &'a Conv<'a>,
     sizes: Sizes,
+    layout: Layout<'a>,
     /// Rows of weights of a segment.
     segment: usize,
     /// The matrix unit's, if there is one.
     tiles: Option<Tiles>,
     ahead: Ahead,
+    /// Output pixels, from and to.
+    range: [usize; 2],
+    /// Where each step of a row begins.
+    offsets: *mut usize,
     /// Laid out pixels.
     pixels: *mut u16,
     /// Laid out steps of a panel.
@@ -167,22 +227,81 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Cuts scratch that is long enough.
-    fn new(isa: Isa, c: &'a Conv<'a>, sizes: Sizes, segments: usize, scratch: &'a mut [f32]) -> Self {
+    fn new(isa: Isa, c: &'a Conv<'a>, sizes: Sizes, scratch: &'a mut [f32]) -> Self {
         // Tiles that lie across cache lines take twice as long to load.
         let start = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-        let (pixels, rest) = scratch[start..].split_at_mut(sizes.pixels);
+        let (offsets, rest) = scratch[start..].split_at_mut(sizes.offsets);
+        let (pixels, rest) = rest.split_at_mut(sizes.pixels);
         let (pairs, rest) = rest.split_at_mut(sizes.pairs);
         let (fused, sums) = rest.split_at_mut(sizes.fused);
         let [pixels, pairs] = [pixels, pairs].map(|piece| piece.as_mut_ptr().cast());
-        let (segment, tiles) = (c.weights.k() / segments, isa.amx().map(Amx::tiles));
+        let offsets = offsets.as_mut_ptr().cast();
+        let segment = c.weights.k() / c.taps.map_or(1, Taps::segments);
+        let (layout, tiles) = (Layout::new(c.taps, segment), isa.amx().map(Amx::tiles));
         let ahead = ahead(c.weights, [0, 0], &[]);
-        Self { isa, c, sizes, segment, tiles, ahead, pixels, pairs, fused, sums }
+        Self {
+            isa,
+            c,
+            sizes,
+            layout,
+            segment,
+            tiles,
+            ahead,
+            range: [0, 0],
+            offsets,
+            pixels,
+            pairs,
+            fused,
+            sums,
+        }
+    }
+
+    /// Begins with some output pixels, from and to: where the steps of a row lie.
+    fn place(&mut self, range: [usize; 2]) {
+        self.range = range;
+        let each = self.segment.div_ceil(STEP);
+        for step in 0..self.sizes.steps {
+            let offset = match self.layout {
+                Layout::Pieces => step * ROWS * STEP,
+                Layout::Bordered(b, ld) => b.elements[step / each] * ld + step % each * STEP,
+            };
+            // SAFETY: the scratch holds as many offsets as steps.
+            unsafe { self.offsets.add(step).write(offset * size_of::<u16>()) };
+        }
+    }
+
+    /// Rounds the pixels that the tile reads of `source`, which begins with its first output pixel.
+    fn lay_out(&mut self, source: Source) {
+        let ([from, to], out) = (self.range, self.pixels);
+        match self.layout {
+            Layout::Pieces => self.isa.run(Gather { source, rows: to - from, out }),
+            Layout::Bordered(b, ld) => {
+                let table = b.table[from / b.pixels * b.width..].as_ptr();
+                let source = Source { table, taps: 1, ..source };
+                self.isa.run(Places { source, rows: b.rows(self.range) * b.width, ld, out });
+            }
+        }
+    }
+
+    /// Laid out rows from row `first` on, at step `step`.
+    fn rows(&self, first: usize, step: usize) -> Rows {
+        let (row, before) = match self.layout {
+            Layout::Pieces => (STEP, 0),
+            Layout::Bordered(b, ld) => (ld, self.range[0] % b.pixels * ld),
+        };
+        let half = match self.layout {
+            Layout::Pieces => self.sizes.steps * ROWS * STEP,
+            Layout::Bordered(..) => ROWS * row,
+        };
+        let [row, half, before] = [row, half, before].map(|values| values * size_of::<u16>());
+        let base = self.pixels.cast_const().cast::<u8>().wrapping_add(before + first / ROWS * half);
+        Rows { base, row, half, offsets: self.offsets.wrapping_add(step) }
     }
 
     /// All pixels of a checked tile of one panel, which have been laid out.
     fn panel(&mut self, tile: &mut Tile<'_>, channel_sums: *mut f32) {
         let (w, Sizes { steps, chunk, .. }) = (self.c.weights, self.sizes);
-        let (nr, panel, pixels) = (w.nr(), tile.channel0() / w.nr(), tile.pixels());
+        let (nr, panel, rows) = (w.nr(), tile.channel0() / w.nr(), self.layout.rows(self.range));
         let sink = self.c.sink(tile, channel_sums);
         for from in (0..steps).step_by(chunk) {
             let to = (from + chunk).min(steps);
@@ -195,20 +314,45 @@ impl<'a> Run<'a> {
                 let read = w.bytes(panel, [0, self.rows_read(to)])[1];
                 self.ahead.next = self.ahead.next.max(read);
             }
-            let (steps, wide) = ([from, to, steps], sink.cols > nr / 2);
-            let product = Product { pixels: self.pixels, panel: weights, steps, wide };
-            for first in (0..pixels).step_by(BLOCK) {
-                let rows = [first, BLOCK.min(pixels - first)];
-                let sums = self.sums[if chunk < steps[2] { first * nr } else { 0 }..].as_mut_ptr();
+            for first in (0..rows).step_by(BLOCK) {
+                let product = Product {
+                    rows: self.rows(first, from),
+                    panel: weights,
+                    steps: to - from,
+                    resume: from > 0,
+                    wide: sink.cols > nr / 2,
+                };
+                let count = BLOCK.min(rows - first);
+                let sums = self.sums[if chunk < steps { first * nr } else { 0 }..].as_mut_ptr();
                 match &self.tiles {
-                    // SAFETY: the scratch holds whole pieces of 16 pixels and 32 rows of sums, `weights` the steps.
-                    Some(tiles) => unsafe { product.by_tiles(tiles, rows, sums, &mut self.ahead) },
-                    None => self.isa.run(product.by_lanes(rows, sums)),
+                    // SAFETY: the scratch holds whole pieces of 16 rows and 32 rows of sums, `weights` the steps.
+                    Some(tiles) => unsafe { product.by_tiles(tiles, count, sums, &mut self.ahead) },
+                    None => self.isa.run(product.by_lanes(count, sums)),
                 }
-                if to == steps[2] {
-                    self.isa.run(Ends { rows, of: pixels, block: sums, sink });
+                if to == steps {
+                    self.ends([first, count], sums, sink);
                 }
             }
+        }
+    }
+
+    /// Hands the sums of rows from `first` on to the sink, those that are output pixels.
+    fn ends(&self, [first, count]: [usize; 2], sums: *const f32, sink: Sink) {
+        let of = self.range[1] - self.range[0];
+        let Layout::Bordered(b, _) = self.layout else {
+            return self.isa.run(Ends { rows: [first, count], of, block: sums, sink });
+        };
+        let before = self.range[0] % b.pixels;
+        let mut row = first;
+        while row < first + count {
+            let (y, x) = ((before + row) / b.width, (before + row) % b.width);
+            let some = (b.width - x).min(first + count - row);
+            if x < b.pixels {
+                let rows = [y * b.pixels + x - before, some.min(b.pixels - x)];
+                let block = sums.wrapping_add((row - first) * self.c.weights.nr());
+                self.isa.run(Ends { rows, of, block, sink });
+            }
+            row += some;
         }
     }
 

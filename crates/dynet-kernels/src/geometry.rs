@@ -114,11 +114,59 @@ pub struct Taps {
     pub(crate) run: usize,
     /// One past the greatest input pixel that is read.
     pub(crate) bound: usize,
+    /// The same through a map with its border, for windows that move by one pixel.
+    pub(crate) bordered: Option<Bordered>,
+}
+
+/// A map with its border, over which a window moves by one pixel: output pixel `(y, x)` reads element `(ky, kx)` of the kernel at
+/// place `(y + ky * dilation, x + kx * dilation)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Bordered {
+    /// `[rows][width]`: the input pixel at each place, [`ZERO`] for zeros.
+    pub(crate) table: Vec<u32>,
+    /// Places of a row.
+    pub(crate) width: usize,
+    /// Output pixels of a row, less than the places.
+    pub(crate) pixels: usize,
+    /// Places from the one where an output pixel starts to those of the elements of the kernel.
+    pub(crate) elements: Vec<usize>,
+}
+
+impl Bordered {
+    /// `None` where a window skips pixels, or where there is more border than map.
+    fn new(g: &Geometry, border: Border) -> Option<Self> {
+        let [height, width] = std::array::from_fn(|d| g.output()[d] + g.dilation[d] * (g.kernel[d] - 1));
+        let most = 2 * (g.pixels() + g.input[0] * g.input[1]);
+        if g.stride != [1, 1] || g.pixels() == 0 || height.checked_mul(width).is_none_or(|all| all > most) {
+            return None;
+        }
+        let source = |d: usize, at: usize| border.source(g.at(d, at, 0), g.input[d]);
+        let places = (0..height).flat_map(|y| (0..width).map(move |x| (y, x)));
+        let pixel =
+            |(y, x)| source(0, y).zip(source(1, x)).map_or(ZERO, |(y, x)| (y * g.input[1] + x) as u32);
+        let elements = (0..g.kernel[0]).flat_map(|ky| (0..g.kernel[1]).map(move |kx| (ky, kx)));
+        Some(Self {
+            table: places.map(pixel).collect(),
+            width,
+            pixels: g.output()[1],
+            elements: elements.map(|(ky, kx)| ky * g.dilation[0] * width + kx * g.dilation[1]).collect(),
+        })
+    }
+
+    /// Rows of places that the outputs of some pixels, from and to, read; from the row of the first one on.
+    pub(crate) fn rows(&self, [from, to]: [usize; 2]) -> usize {
+        let below = self.elements.last().map_or(0, |last| last / self.width);
+        (to - 1) / self.pixels - from / self.pixels + 1 + below
+    }
 }
 
 impl Taps {
     /// One tap for each element of the kernel.
     pub fn new(g: &Geometry, border: Border) -> Self {
+        Self { bordered: Bordered::new(g, border), ..Self::by_pixel(g, border) }
+    }
+
+    fn by_pixel(g: &Geometry, border: Border) -> Self {
         let [h, w] = g.output();
         let mut table = Vec::with_capacity(h * w * g.taps());
         for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
@@ -149,7 +197,7 @@ impl Taps {
 
     fn of(table: Vec<u32>, taps: usize, run: usize) -> Self {
         let bound = table.iter().filter(|&&t| t != ZERO).map(|&t| t as usize + run).max().unwrap_or(0);
-        Self { table, taps, run, bound }
+        Self { table, taps, run, bound, bordered: None }
     }
 
     /// Output pixels.
@@ -164,7 +212,8 @@ impl Taps {
 
     /// Bytes that it takes.
     pub fn len_bytes(&self) -> usize {
-        self.table.len() * size_of::<u32>()
+        let bordered = self.bordered.as_ref().map_or(0, |bordered| bordered.table.len());
+        (self.table.len() + bordered) * size_of::<u32>()
     }
 }
 

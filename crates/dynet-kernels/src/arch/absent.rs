@@ -1,6 +1,7 @@
 //! The x86-64 instruction sets on other CPUs: types without a value.
 
 use crate::arch::Portable;
+use crate::generic::bf16::Rows;
 use crate::vector::{Job, Vector};
 
 macro_rules! absent {
@@ -43,7 +44,7 @@ impl Amx {
 
     pub(crate) unsafe fn multiply(
         &self,
-        _: (*const u16, Option<*const u16>),
+        _: (Rows, bool),
         _: (*const u16, bool),
         _: usize,
         _: (*mut f32, bool),

@@ -5,6 +5,16 @@ use crate::bf16::{BLOCK, PACE, ROWS, STEP};
 use crate::generic::gemm::{Ahead, FAR_BYTES, Sink, Source, ZEROS, finish, finish_apart, start};
 use crate::vector::{Job, Vector};
 
+/// Rows of bfloat16 of which a product takes 32 values in each step: value `k` of row `r` in step `s` is `k` values behind byte
+/// `r / 16 * half + r % 16 * row + offsets[s]` of `base`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) base: *const u8,
+    pub(crate) row: usize,
+    pub(crate) half: usize,
+    pub(crate) offsets: *const usize,
+}
+
 /// Rounds rows of pixels into `[rows / 16][step][16][32]`. Rows behind the last one repeat it, terms behind a segment are zeros.
 pub(crate) struct Gather {
     pub(crate) source: Source,
@@ -36,6 +46,37 @@ impl Job for Gather {
                         *from = from.wrapping_add(advance);
                         out = out.wrapping_add(STEP);
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Rounds whole pixels, those behind one another in the source, into `[rows][ld]`; values behind a pixel's last one up to a whole
+/// step are zeros.
+pub(crate) struct Places {
+    pub(crate) source: Source,
+    pub(crate) rows: usize,
+    pub(crate) ld: usize,
+    pub(crate) out: *mut u16,
+}
+
+impl Job for Places {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { source, rows, ld, out } = self;
+        for row in 0..rows {
+            // SAFETY: whoever made the job has `rows` rows of one segment.
+            let from = unsafe { source.segment(row, 0, 0) };
+            let advance = if from == ZEROS.as_ptr() { 0 } else { STEP };
+            let out = out.wrapping_add(row * ld);
+            for (step, k) in (0..source.len).step_by(STEP).enumerate() {
+                // SAFETY: as many values of the segment are left (of zeros there are more), and `out` has room for the step.
+                unsafe {
+                    let from = from.wrapping_add(step * advance);
+                    round(v, from, STEP.min(source.len - k), out.wrapping_add(k));
                 }
             }
         }
@@ -94,59 +135,47 @@ impl Job for Pairs {
     }
 }
 
-/// All laid out pixels of a tile times some steps of one panel.
+/// Some steps of laid out rows times those of one panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
-    pub(crate) pixels: *const u16,
-    /// The panel from the first of the steps on.
+    /// From the first of the steps on.
+    pub(crate) rows: Rows,
+    /// The same.
     pub(crate) panel: *const u16,
-    /// Steps, from and to, and of how many. Those behind the first add to the sums so far.
-    pub(crate) steps: [usize; 3],
+    pub(crate) steps: usize,
+    /// Whether there are sums so far, to which these are added.
+    pub(crate) resume: bool,
     /// Whether more than the first half of the panel's columns are wanted.
     pub(crate) wide: bool,
 }
 
 impl Product {
-    /// The piece of 16 pixels from pixel `first` on, at the first of the steps.
-    fn piece(&self, first: usize) -> *const u16 {
-        let [from, _, of] = self.steps;
-        self.pixels.wrapping_add((first * of + from * ROWS) * STEP)
-    }
-
-    /// Sums `[32][32]` of `count` pixels from pixel `first` on.
+    /// Sums `[32][32]` of the first `count` rows.
     ///
     /// # Safety
-    /// Whole pieces of 16 pixels, the panel of 32 columns and 32 rows of sums must exist, and there must be a step.
-    pub(crate) unsafe fn by_tiles(
-        &self,
-        tiles: &Tiles,
-        [first, count]: [usize; 2],
-        sums: *mut f32,
-        ahead: &mut Ahead,
-    ) {
-        let [from, to, _] = self.steps;
-        let rest = (count > ROWS).then(|| self.piece(first + ROWS));
-        let (rows, panel) = ((self.piece(first), rest), (self.panel, self.wide));
+    /// Whole pieces of 16 rows, the panel of 32 columns and 32 rows of sums must exist, and there must be a step.
+    pub(crate) unsafe fn by_tiles(&self, tiles: &Tiles, count: usize, sums: *mut f32, ahead: &mut Ahead) {
         let pace = if ahead.step() > 0 { PACE } else { 0 };
+        let (rows, panel) = ((self.rows, count > ROWS), (self.panel, self.wide));
         // SAFETY: the caller's promise.
-        unsafe { tiles.multiply(rows, panel, to - from, (sums, from > 0), (ahead.next, pace)) };
-        ahead.next = ahead.next.wrapping_add((to - from) * pace);
+        unsafe { tiles.multiply(rows, panel, self.steps, (sums, self.resume), (ahead.next, pace)) };
+        ahead.next = ahead.next.wrapping_add(self.steps * pace);
     }
 
     /// The same by f32 multiply-adds.
-    pub(crate) fn by_lanes(self, rows: [usize; 2], sums: *mut f32) -> ByLanes {
-        ByLanes { product: self, rows, sums }
+    pub(crate) fn by_lanes(self, count: usize, sums: *mut f32) -> ByLanes {
+        ByLanes { product: self, count, sums }
     }
 }
 
-/// [`Product`] for CPUs without a matrix unit, of some pixels, from and how many.
+/// [`Product`] for CPUs without a matrix unit.
 pub(crate) struct ByLanes {
     product: Product,
-    rows: [usize; 2],
+    count: usize,
     sums: *mut f32,
 }
 
-/// Pixels that [`ByLanes`] multiplies at a time.
+/// Rows that [`ByLanes`] multiplies at a time.
 const LANES_ROWS: usize = 4;
 
 impl Job for ByLanes {
@@ -154,41 +183,42 @@ impl Job for ByLanes {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Self { product, rows: [from, count], sums } = self;
+        let Self { mut product, count, sums } = self;
+        let Rows { base, row, half, .. } = product.rows;
         for first in (0..count).step_by(LANES_ROWS) {
-            let piece = product.piece(from + first / ROWS * ROWS).wrapping_add(first % ROWS * STEP);
-            // SAFETY: whoever made the product has whole pieces of 16 pixels, so that four more exist, and 32 rows of sums.
-            unsafe { by_lanes(v, piece, &product, sums.add(first * 2 * V::LANES)) };
+            product.rows.base = base.wrapping_add(first / ROWS * half + first % ROWS * row);
+            // SAFETY: whoever made the product has whole pieces of 16 rows, so that four more exist, and 32 rows of sums.
+            unsafe { by_lanes(v, &product, sums.add(first * 2 * V::LANES)) };
         }
     }
 }
 
-/// Four pixels times a panel.
+/// Four rows of a piece times a panel.
 ///
 /// # Safety
-/// The rows of the pixels, the panel and the sums must exist.
+/// The rows, the panel and the sums must exist.
 #[inline(always)]
-unsafe fn by_lanes<V: Vector>(v: V, piece: *const u16, product: &Product, sums: *mut f32) {
+unsafe fn by_lanes<V: Vector>(v: V, product: &Product, sums: *mut f32) {
     let nr = 2 * V::LANES;
     let mut acc = [[v.splat(0.0); 2]; LANES_ROWS];
     let mut panel = product.panel;
-    let [from, to, _] = product.steps;
-    if from > 0 {
+    if product.resume {
         for (row, acc) in acc.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             *acc = unsafe { [v.load(sums.add(row * nr)), v.load(sums.add(row * nr + V::LANES))] };
         }
     }
-    for step in 0..to - from {
-        let step = piece.wrapping_add(step * ROWS * STEP);
+    for step in 0..product.steps {
+        // SAFETY: the caller's promise: each step has its offset.
+        let step = product.rows.base.wrapping_add(unsafe { *product.rows.offsets.add(step) });
         for pair in 0..STEP / 2 {
-            // SAFETY: the caller's promise; pieces and panels are aligned to words of two values.
+            // SAFETY: the caller's promise; rows and panels are aligned to words of two values.
             unsafe {
                 let [even0, odd0] = v.load_bf16(panel);
                 let [even1, odd1] = v.load_bf16(panel.add(nr));
                 panel = panel.add(2 * nr);
                 for (row, acc) in acc.iter_mut().enumerate() {
-                    let word = step.add(row * STEP + 2 * pair).cast::<u32>().read();
+                    let word = step.add(row * product.rows.row).cast::<u32>().add(pair).read();
                     let [even, odd] = [word << 16, word & !0xffff].map(|bits| v.splat(f32::from_bits(bits)));
                     *acc = [
                         v.fma(odd, odd0, v.fma(even, even0, acc[0])),
@@ -226,9 +256,10 @@ impl Job for Ends {
             let mut at = sink.skip(from);
             let mut left = count;
             while left > 0 {
-                let some = if left >= 8 { 8 } else { 1 };
+                let some = [8, 4].into_iter().find(|some| left >= *some).unwrap_or(1);
                 match some {
                     8 => end::<V, 8>(v, block, &at),
+                    4 => end::<V, 4>(v, block, &at),
                     _ => end::<V, 1>(v, block, &at),
                 }
                 at = at.skip(some);

@@ -328,9 +328,8 @@ fn run(
         } else if c.groups == 1 || c.bf16 {
             let taps = (!geometry.is_pointwise() || index % 2 == 1).then_some(&taps);
             let input_scale = inputs.scale.as_deref();
-            let segments = taps.map_or(1, Taps::segments);
             let len = match c.bf16 {
-                true => Conv::bf16_scratch_len(weights, segments, tile.pixels()),
+                true => Conv::bf16_scratch_len(weights, taps, tile.pixels()),
                 false => Conv::scratch_len(weights),
             };
             let (bf16, mut scratch) = (c.bf16, vec![GUARD; len]);
