@@ -17,7 +17,7 @@ pub(crate) struct Case {
     c_out: usize,
     experts: usize,
     storage: Storage,
-    /// Rows of the output that a tile may start at are multiples of this.
+    /// Rows of the output that a tile may start at are multiples of this; 0 for any pixel.
     row_step: usize,
     /// Whether a kernel reads rows of the image in one piece: [`Taps::rows`].
     rows: bool,
@@ -29,8 +29,8 @@ pub(crate) struct Case {
 
 impl Case {
     fn new(geometry: Geometry, [groups, c_in, c_out]: [usize; 3], experts: usize, storage: Storage) -> Self {
-        // Terms are below 1 x 1 x experts; each of at most 800 x 16 adds half an ULP of a sum of a few dozen.
-        let tolerance = 2e-5;
+        // Terms are below 1 x 1 x experts; each of at most 1000 adds half an ULP of a sum of a few dozen.
+        let tolerance = 4e-5;
         let border = Border::Zeros;
         Self {
             geometry,
@@ -89,10 +89,6 @@ pub(crate) fn dense_bf16(isa: Isa, r: &mut Random, what: &str, dynamic: bool) {
     if r.below(4) == 0 {
         (case.groups, case.c_out, case.rows) = (2, 2 * isa.nr() * (r.below(2) + 1), false);
     }
-    if dynamic {
-        // A fused weight that lies halfway between two bfloat16 is rounded up here and down there: 1/128 of a term.
-        case.tolerance = 1e-2;
-    }
     compare(isa, r, what, &case);
 }
 
@@ -107,6 +103,7 @@ fn dense_case(r: &mut Random, storage: Option<Storage>) -> Case {
     let c_in = if geometry.is_pointwise() && r.coin() { r.below(600) + 1 } else { r.below(40) + 1 };
     let c_out = r.below(100) + 1;
     let mut case = Case::new(geometry, [1, c_in, c_out], experts, storage.unwrap_or_default());
+    case.row_step = r.below(2);
     case.border = r.pick(&[Border::Zeros, Border::Reflect, Border::Replicate, Border::Circular]);
     case.rows = geometry.padding == [0, 0] && geometry.dilation[1] == 1 && r.coin();
     case
@@ -247,9 +244,11 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
     let inputs = Inputs::new(r, c, winograd);
     let shape = KernelShape { experts: c.experts, c_out: c.c_out, c_in: c.c_in, taps: g.taps() };
     let segments = if c.rows { g.kernel[0] } else { g.taps() };
-    let rounded = c.bf16 && inputs.coefs.is_none() && inputs.scale.is_none();
+    let plain = inputs.coefs.is_none() && inputs.scale.is_none();
+    // A fused weight that lies halfway between two bfloat16 is rounded up here and down there: 1/128 of a term.
+    let tolerance = if c.bf16 && !plain { 1e-2 } else { c.tolerance };
     let packed = match winograd {
-        None if rounded && c.experts == 1 => Panels::pack_bf16(isa, shape, segments, &inputs.fixed),
+        None if c.bf16 && plain && c.experts == 1 => Panels::pack_bf16(isa, shape, segments, &inputs.fixed),
         None => Panels::pack(isa, c.storage, shape, &inputs.fixed),
         Some(side) if inputs.coefs.is_none() => winograd::pack(isa, side, g, shape, &inputs.fixed),
         Some(_) => winograd::pack_experts(isa, c.storage, shape, &inputs.fixed),
@@ -272,7 +271,10 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
         pixels: g.pixels(),
         channels: c.c_out,
         ld: out_ld,
-        pixel_block: g.output()[1] * c.row_step * (r.below(5) + 1),
+        pixel_block: match c.row_step {
+            0 => r.below(3 * g.output()[1]) + 3,
+            step => g.output()[1] * step * (r.below(5) + 1),
+        },
         channel_block: isa.nr() * (r.below(3) + 1),
     };
     let mut partial = vec![GUARD; grid.pixel_blocks() * c.c_out];
@@ -291,12 +293,12 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
         let want = exact[p * c.c_out + t];
         exact_sums[t] += want;
         let error = (f64::from(*got) - want).abs();
-        assert!(error <= c.tolerance * (1.0 + want.abs()), "{what}: pixel {p} channel {t}: {got} of {want}");
+        assert!(error <= tolerance * (1.0 + want.abs()), "{what}: pixel {p} channel {t}: {got} of {want}");
     }
     let mut sums = vec![GUARD; c.c_out];
     pixelwise::combine_sums(&partial, 1.0, &mut sums);
     for (got, want) in sums.iter().zip(exact_sums) {
-        let bound = c.tolerance * (5.0 * (1.0 + want.abs()) + g.pixels() as f64);
+        let bound = tolerance * (5.0 * (1.0 + want.abs()) + g.pixels() as f64);
         assert!((f64::from(*got) - want).abs() < bound, "{what}: sum {got} of {want}");
     }
 }
