@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn large_maps_come_before_the_cut_and_many_weights_behind_it() {
         let layers = [layer(10, 4000), layer(40, 2000), layer(900, 500), layer(4000, 100)];
-        let chain: Vec<Lifetime> = (0..4).map(|i| Lifetime { len: 16, first: i, last: i + 1 }).collect();
+        let chain: Vec<Lifetime> =
+            (0..4).map(|i| Lifetime { first: i, last: i + 1, ..Lifetime::new(16) }).collect();
         let cut = Cut::new(&layers, &chain, |_| true).unwrap();
         assert_eq!((cut.step, &cut.handed[..]), (2, &[1][..]));
         // The maps 1, 2 and 3: two of them at a time.
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn no_more_is_handed_over_than_a_session_can_take() {
         let layers = [layer(0, 100), layer(0, 100), layer(100, 0)];
-        let crossing = |n: usize| vec![Lifetime { len: 16, first: 0, last: 3 }; n];
+        let crossing = |n: usize| vec![Lifetime { first: 0, last: 3, ..Lifetime::new(16) }; n];
         assert_eq!(Cut::new(&layers, &crossing(MAX_HANDED), |_| true).unwrap().step, 2);
         assert_eq!(Cut::new(&layers, &crossing(MAX_HANDED + 1), |_| true).unwrap().step, 0);
     }

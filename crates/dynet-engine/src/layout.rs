@@ -13,6 +13,15 @@ pub(crate) struct Lifetime {
     pub(crate) len: usize,
     pub(crate) first: usize,
     pub(crate) last: usize,
+    /// The buffer of the same size that it takes the place of, whose last step is its first one.
+    pub(crate) within: Option<usize>,
+}
+
+impl Lifetime {
+    /// A buffer that no step has written yet.
+    pub(crate) fn new(len: usize) -> Self {
+        Self { len, first: usize::MAX, last: 0, within: None }
+    }
 }
 
 /// The arena of a plan: for a batch of `n` images everything is `n` times as large.
@@ -26,13 +35,16 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Gives each buffer the lowest place that is free while it is alive: what was used last is used again soonest,
-    /// while it is in cache.
+    /// Gives each buffer the lowest place that is free while it is alive, or the one before it in its place: what was used last is
+    /// used again soonest, while it is in cache.
     ///
     /// # Errors
     /// If the arena is too large.
     pub(crate) fn new(buffers: &[Lifetime]) -> Result<Self, PlanError> {
-        let mut order: Vec<usize> = (0..buffers.len()).collect();
+        let lens = buffers.iter().map(|b| b.len).collect();
+        let owners = owners(buffers);
+        let buffers = joined(buffers, &owners);
+        let mut order: Vec<usize> = (0..buffers.len()).filter(|&i| owners[i] == i).collect();
         order.sort_by_key(|&i| (buffers[i].first, std::cmp::Reverse(buffers[i].len)));
         let mut offsets = vec![0; buffers.len()];
         let mut placed: Vec<usize> = Vec::new();
@@ -62,8 +74,30 @@ impl Layout {
                 return Err(PlanError::TooLarge { what, values, limit: MAX_VALUES });
             }
         }
-        Ok(Self { offsets, lens: buffers.iter().map(|b| b.len).collect(), len })
+        let offsets = owners.iter().map(|&owner| offsets[owner]).collect();
+        Ok(Self { offsets, lens, len })
     }
+}
+
+/// For each buffer the first one in its place.
+fn owners(buffers: &[Lifetime]) -> Vec<usize> {
+    let owner = |i: usize| std::iter::successors(Some(i), |&i| buffers[i].within).last().unwrap_or(i);
+    (0..buffers.len()).map(owner).collect()
+}
+
+/// The buffers, of which the first one in a place is alive as long as any in it.
+fn joined(buffers: &[Lifetime], owners: &[usize]) -> Vec<Lifetime> {
+    let mut joined = buffers.to_vec();
+    for (&owner, b) in owners.iter().zip(buffers) {
+        let all = &mut joined[owner];
+        // One of no length is not alive.
+        match (all.len, b.len) {
+            (_, 0) => {}
+            (0, _) => *all = *b,
+            _ => *all = Lifetime { first: all.first.min(b.first), last: all.last.max(b.last), ..*all },
+        }
+    }
+    joined
 }
 
 #[cfg(test)]
@@ -72,7 +106,7 @@ mod tests {
 
     #[test]
     fn buffers_alive_at_once_never_overlap_and_others_share() {
-        let life = |len, first, last| Lifetime { len, first, last };
+        let life = |len, first, last| Lifetime { first, last, ..Lifetime::new(len) };
         let buffers: Vec<Lifetime> =
             (0..60).map(|i| life(1 + i * 37 % 101, i, i + 1 + i * 7 % 5)).chain([life(50, 0, 99)]).collect();
         let layout = Layout::new(&buffers).unwrap();
@@ -89,8 +123,23 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_in_the_place_of_another_lies_there_and_keeps_it_taken() {
+        let life = |first, last, within| Lifetime { first, last, within, ..Lifetime::new(16) };
+        // Two take the place of buffer 0 in turn; buffer 3 is alive with the last of them alone.
+        let mut buffers = [life(0, 1, None), life(1, 3, Some(0)), life(3, 5, Some(1)), life(4, 6, None)];
+        let layout = Layout::new(&buffers).unwrap();
+        assert_eq!((&layout.offsets[..], layout.len), (&[0, 0, 0, 16][..], 32));
+        assert_eq!(layout.lens, [16; 4]);
+        // Behind a cut the first ones are not alive.
+        buffers[0].len = 0;
+        buffers[1].len = 0;
+        let layout = Layout::new(&buffers).unwrap();
+        assert!(layout.offsets[2] != layout.offsets[3] && layout.len == 32, "{layout:?}");
+    }
+
+    #[test]
     fn an_absurd_size_is_refused() {
-        let buffers = [Lifetime { len: MAX_VALUES + 1, first: 0, last: 0 }];
+        let buffers = [Lifetime { first: 0, ..Lifetime::new(MAX_VALUES + 1) }];
         assert!(matches!(Layout::new(&buffers), Err(PlanError::TooLarge { .. })));
     }
 }

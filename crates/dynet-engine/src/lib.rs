@@ -29,6 +29,7 @@ mod cut;
 mod error;
 mod expand;
 mod fold;
+mod in_place;
 mod layout;
 mod lower;
 mod pass;

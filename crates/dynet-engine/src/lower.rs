@@ -7,6 +7,7 @@ use crate::blocks::{self, Blocks};
 use crate::error::PlanError;
 use crate::expand;
 use crate::fold::tensor;
+use crate::in_place;
 use crate::layout::Lifetime;
 use crate::plan::{Options, Precision};
 use crate::step::{DenseStep, Kind, Step, View};
@@ -101,6 +102,7 @@ impl<'a> Lowering<'a> {
         let kept: Vec<View> = taps.iter().copied().chain([logits]).collect();
         expand::join(&mut self.steps, &mut self.buffers, &kept, self.blocks);
         self.live(&kept);
+        in_place::add(&mut self.steps, &mut self.buffers);
         Ok((logits, taps))
     }
 
@@ -217,13 +219,13 @@ impl<'a> Lowering<'a> {
     pub(crate) fn buffer(&mut self, channels: usize, pixels: usize) -> View {
         // Pixels that lie a multiple of 1 KiB apart would share few sets of the first cache.
         let ld = if channels.is_multiple_of(256) && pixels > 1 { channels + 16 } else { channels };
-        self.buffers.push(Lifetime { len: ld * pixels, first: usize::MAX, last: 0 });
+        self.buffers.push(Lifetime::new(ld * pixels));
         View { buffer: self.buffers.len() - 1, channel0: 0, channels, ld, pixels }
     }
 
     /// A new map without gaps between its pixels.
     pub(crate) fn packed_buffer(&mut self, channels: usize, pixels: usize) -> View {
-        self.buffers.push(Lifetime { len: channels * pixels, first: usize::MAX, last: 0 });
+        self.buffers.push(Lifetime::new(channels * pixels));
         View { buffer: self.buffers.len() - 1, channel0: 0, channels, ld: channels, pixels }
     }
 

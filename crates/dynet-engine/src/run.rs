@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use dynet_kernels::{
-    Activation, Conv, Epilogue, Grid, Isa, OfImage, PerThread, Pixels, Pool, SharedOut, Tile, conv, copy,
-    pixelwise,
+    Activation, Conv, Epilogue, Grid, Isa, OfImage, PerThread, Pixels, Pool, Residual, SharedOut, Tile, conv,
+    copy, pixelwise,
 };
 
 use dynet_net::CoefActivation;
@@ -174,7 +174,7 @@ impl Frame<'_> {
             head: head(c, apart),
             expand_head: expand.and_then(|expand| head(expand, true)),
             input_scale: c.input_scale.map(reader),
-            residual: c.residual.map(reader),
+            residual: c.residual.filter(|_| !c.in_place).map(reader),
             apart,
             ahead: self.ahead.as_ref(),
             fusing: self.fusing,
@@ -221,7 +221,7 @@ impl Frame<'_> {
         let pool = self.pool.as_deref_mut();
         tiles(pool, &grid, Order::Channels, step.cost_ns * images, |_, _, channel, thread| {
             let mut tile = shared.take(0, 0, channel);
-            let residual = residual.as_ref().map(Reader::rows);
+            let residual = residual.as_ref().map(|residual| Residual::Map(residual.rows()));
             let epilogue = Epilogue { bias: Some(&d.bias), residual, act: d.act };
             let (x, weights) = (x.rows(), &d.weights);
             let c = Conv { x, taps: None, weights, coefs: None, groups: 1, input_scale: None, epilogue };

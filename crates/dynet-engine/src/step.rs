@@ -129,6 +129,8 @@ pub(crate) struct ConvStep {
     pub(crate) input_scale: Option<View>,
     pub(crate) bias: Vec<f32>,
     pub(crate) residual: Option<View>,
+    /// Whether the residual lies where the output will, and nobody reads it later.
+    pub(crate) in_place: bool,
     pub(crate) act: Activation,
     /// Pixels of a tile, the same for every batch and number of threads: sums of a tile depend on it.
     pub(crate) pixel_block: usize,

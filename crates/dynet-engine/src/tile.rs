@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicU64;
 
 use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
-    Coefs, Conv, Epilogue, GroupedConv, Isa, OfImage, Pixels, Tile, conv_ahead, conv_bf16, conv_images,
-    grouped,
+    Coefs, Conv, Epilogue, GroupedConv, Isa, OfImage, Pixels, Residual, Tile, conv_ahead, conv_bf16,
+    conv_images, grouped,
 };
 
 use crate::ahead::Ahead;
@@ -34,7 +34,10 @@ pub(crate) struct Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     fn epilogue(&self, image: usize) -> Epilogue<'a> {
-        let residual = self.residual.map(|residual| residual.pixels(image));
+        let residual = match self.residual {
+            Some(residual) => Some(Residual::Map(residual.pixels(image))),
+            None => self.step.in_place.then_some(Residual::Output),
+        };
         Epilogue { bias: Some(&self.step.bias), residual, act: self.step.act }
     }
 

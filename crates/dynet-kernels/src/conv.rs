@@ -8,7 +8,7 @@ use crate::geometry::Taps;
 use crate::isa::Isa;
 use crate::panels::{Data, Panels, Storage};
 use crate::shared::Tile;
-use crate::view::{Coefs, Epilogue, Pixels};
+use crate::view::{Coefs, Epilogue, Pixels, Residual};
 
 /// Rows of a panel that are fused at a time: 256 x 32 values are 32 KiB, which the first-level cache hands back while
 /// the next rows' experts (128 KiB for K = 4) come into the second-level one.
@@ -50,6 +50,12 @@ impl Conv<'_> {
     /// Values of scratch that [`conv`] needs.
     pub fn scratch_len(weights: &Panels) -> usize {
         weights.k() * weights.nr()
+    }
+
+    /// Whether tiles of `pixels` pixels are computed in several pieces, whose sums so far lie in the output; `fused`: the weights
+    /// are not multiplied as they lie. With [`Residual::Output`] there is one piece, which weights of many rows are too large for.
+    pub fn in_pieces(weights: &Panels, fused: bool, pixels: usize) -> bool {
+        fused && pixels <= CHUNK_PIXELS && weights.k() > CHUNK
     }
 
     /// Bytes of later memory that [`conv_ahead`] asks for during a tile of `pixels` pixels and `channels` channels,
@@ -296,15 +302,14 @@ impl Conv<'_> {
 
     /// Where the results of a checked tile go.
     pub(crate) fn sink(&self, tile: &mut Tile<'_>, sums: *mut f32) -> Sink {
-        let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
         let e = &self.epilogue;
-        let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();
+        let (residual, residual_ld) = e.residual_of(tile);
         Sink {
             ld: tile.ld(),
             cols: tile.channels(),
-            bias: e.bias.map_or(std::ptr::null(), |b| b[channel0..].as_ptr()),
-            residual: e.residual.map_or(std::ptr::null(), at),
-            residual_ld: e.residual.map_or(0, |r| r.ld),
+            bias: e.bias_of(tile),
+            residual,
+            residual_ld,
             act: e.act,
             sums,
             out: tile.as_mut_ptr(),
@@ -315,7 +320,9 @@ impl Conv<'_> {
     /// Rows of `panels` panels that are fused and multiplied at a time.
     fn chunk(&self, pixels: usize, panels: usize) -> usize {
         let (w, k) = (self.weights, self.weights.k());
-        if self.is_plain() || pixels > CHUNK_PIXELS {
+        // Sums so far would take the place of what is added to them.
+        let added = matches!(self.epilogue.residual, Some(Residual::Output));
+        if added || self.is_plain() || pixels > CHUNK_PIXELS {
             return k;
         }
         let row_bytes = panels * w.experts() * w.nr() * w.value_bytes();

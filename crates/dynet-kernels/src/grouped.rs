@@ -134,7 +134,7 @@ impl GroupedConv<'_> {
         let width = g.output()[1];
         let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
         let c_in = w.k() / g.taps();
-        let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();
+        let (residual, residual_ld) = self.epilogue.residual_of(tile);
         GroupedPanel {
             geometry: g,
             // Where the whole image would start: addresses outside of `x` are never read.
@@ -147,9 +147,9 @@ impl GroupedConv<'_> {
             cols: tile.channels(),
             rows: [pixel0 / width, (pixel0 + tile.pixels()) / width],
             out_ld: tile.ld(),
-            bias: self.epilogue.bias.map_or(std::ptr::null(), |b| b[channel0..].as_ptr()),
-            residual: self.epilogue.residual.map_or(std::ptr::null(), at),
-            residual_ld: self.epilogue.residual.map_or(0, |r| r.ld),
+            bias: self.epilogue.bias_of(tile),
+            residual,
+            residual_ld,
             act: self.epilogue.act,
             sums,
             out: tile.as_mut_ptr(),

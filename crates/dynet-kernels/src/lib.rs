@@ -37,4 +37,4 @@ pub use panels::{KernelShape, Panels, Storage};
 pub use pool::Pool;
 pub use shared::{Grid, PerThread, Piece, SharedOut, Tile};
 pub use table::{Kernel, kernels};
-pub use view::{Coefs, Epilogue, Pixels};
+pub use view::{Coefs, Epilogue, Pixels, Residual};

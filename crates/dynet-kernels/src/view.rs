@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use crate::activation::Activation;
+use crate::shared::Tile;
 
 /// Pixels of an image, channels last: channel `c` of pixel `p` is `data[p * ld + c]`.
 #[derive(Clone, Copy, Debug)]
@@ -105,13 +106,22 @@ impl<'a> Coefs<'a> {
     }
 }
 
+/// What is added to the sums of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub enum Residual<'a> {
+    /// Pixels of a map of the output's size, from its channel 0 and pixel 0 on.
+    Map(Pixels<'a>),
+    /// What the output holds: half of the lines of two maps, and no other map leaves the caches for it.
+    Output,
+}
+
 /// What happens to a sum in registers before it is stored: `act(sum + bias + residual)`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epilogue<'a> {
     /// One value for each output channel of the layer.
     pub bias: Option<&'a [f32]>,
-    /// Pixels of the image's output that are added, from its channel 0 and pixel 0 on.
-    pub residual: Option<Pixels<'a>>,
+    /// What is added.
+    pub residual: Option<Residual<'a>>,
     /// Applied last.
     pub act: Activation,
 }
@@ -127,8 +137,24 @@ impl Epilogue<'_> {
                 bias.len()
             );
         }
-        if let Some(residual) = self.residual {
-            residual.check(pixels, channels);
+        if let Some(Residual::Map(map)) = self.residual {
+            map.check(pixels, channels);
+        }
+    }
+
+    /// Where a tile of bias starts; null for none.
+    pub(crate) fn bias_of(&self, tile: &Tile<'_>) -> *const f32 {
+        self.bias.map_or(std::ptr::null(), |bias| bias[tile.channel0()..].as_ptr())
+    }
+
+    /// Where what is added to a tile starts, and values from one pixel to the next; null for nothing.
+    pub(crate) fn residual_of(&self, tile: &mut Tile<'_>) -> (*const f32, usize) {
+        match self.residual {
+            None => (std::ptr::null(), 0),
+            Some(Residual::Map(map)) => {
+                (map.data[tile.pixel0() * map.ld + tile.channel0()..].as_ptr(), map.ld)
+            }
+            Some(Residual::Output) => (tile.as_mut_ptr(), tile.ld()),
         }
     }
 }

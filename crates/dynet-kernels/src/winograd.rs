@@ -368,9 +368,8 @@ impl WinogradConv<'_> {
         tile: &mut Tile<'_>,
         sums: &'s mut [f32],
     ) -> Outputs<'s, M, N> {
-        let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
         let e = &self.epilogue;
-        let at = |r: Pixels<'_>| r.data[pixel0 * r.ld + channel0..].as_ptr();
+        let (residual, residual_ld) = e.residual_of(tile);
         Outputs {
             products: products.as_ptr(),
             step,
@@ -378,9 +377,9 @@ impl WinogradConv<'_> {
             size: self.geometry.output(),
             ld: tile.ld(),
             cols: tile.channels(),
-            bias: e.bias.map_or(std::ptr::null(), |b| b[channel0..].as_ptr()),
-            residual: e.residual.map_or(std::ptr::null(), at),
-            residual_ld: e.residual.map_or(0, |r| r.ld),
+            bias: e.bias_of(tile),
+            residual,
+            residual_ld,
             act: e.act,
             sums,
             out: tile.as_mut_ptr(),

@@ -172,6 +172,8 @@ struct Inputs {
     scale: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
     residual: Option<(Vec<f32>, usize)>,
+    /// Whether the residual lies where the output will.
+    in_place: bool,
     act: Activation,
 }
 
@@ -192,16 +194,17 @@ impl Inputs {
             scale: (winograd.is_none() && c.groups == 1 && r.below(4) == 0).then(|| r.values(c.c_in)),
             bias: r.coin().then(|| r.values(c.c_out)),
             residual,
+            in_place: r.coin(),
             act: r.pick(&Activation::ALL),
         }
     }
 
     fn epilogue(&self) -> Epilogue<'_> {
-        Epilogue {
-            bias: self.bias.as_deref(),
-            residual: self.residual.as_ref().map(|(data, ld)| Pixels::new(data, *ld)),
-            act: self.act,
-        }
+        let residual = self.residual.as_ref().map(|(data, ld)| match self.in_place {
+            true => Residual::Output,
+            false => Residual::Map(Pixels::new(data, *ld)),
+        });
+        Epilogue { bias: self.bias.as_deref(), residual, act: self.act }
     }
 
     /// Outputs `[pixels][c_out]` of the naive version, on weights as they are stored.
@@ -266,6 +269,11 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
     let exact = inputs.exact(c, &stored);
     let out_ld = c.c_out + r.below(4);
     let mut out = vec![GUARD; g.pixels() * out_ld];
+    if let (Some((data, ld)), true) = (&inputs.residual, inputs.in_place) {
+        for (out, residual) in out.chunks_exact_mut(out_ld).zip(data.chunks_exact(*ld)) {
+            out[..c.c_out].copy_from_slice(&residual[..c.c_out]);
+        }
+    }
     let grid = Grid {
         images: 1,
         pixels: g.pixels(),

@@ -122,7 +122,7 @@ proptest! {
             let of = |image: usize| {
                 let part = |len: usize| image * len..(image + 1) * len;
                 let coefs = dynamic.then(|| Coefs::new(&coefs[part(shape.experts * c_out)], c_out));
-                let residual = Some(Pixels::new(&residual[part(pixels * c_out)], c_out));
+                let residual = Some(Residual::Map(Pixels::new(&residual[part(pixels * c_out)], c_out)));
                 let epilogue = Epilogue { bias: None, residual, act: Activation::Relu };
                 let x = Pixels::new(&x[part(pixels * c_in)], c_in);
                 Conv { x, taps: taps.as_ref(), weights: &weights, coefs, groups: 1, input_scale: None, epilogue }
@@ -166,8 +166,8 @@ proptest! {
         let exact = reference::conv(Pixels::new(&x, c_in), &geometry, Border::Zeros, &weights, 16, 1);
         let largest = exact.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
         let isa = Isa::best();
-        // The logits' bound is 1e-4 for a net of some 20 such layers.
-        for (side, bound) in [(Side::Two, 1e-6), (Side::Four, 2e-5)] {
+        // Twice the largest errors of 1500 cases; the logits' bound is 1e-4 for a net of some 20 such layers, whose errors cancel.
+        for (side, bound) in [(Side::Two, 2e-6), (Side::Four, 4e-5)] {
             let weights = winograd::pack(isa, side, &geometry, shape, &fixed);
             let layer = Layer { isa, x: &x, geometry, shape, weights: &weights, side: Some(side) };
             for (got, want) in layer.run(None, 8, 1).iter().zip(&exact) {
