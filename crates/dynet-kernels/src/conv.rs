@@ -260,7 +260,8 @@ impl Conv<'_> {
                 true => [packed.as_ptr().cast(); 2],
             };
             let len = own[1] as usize - own[0] as usize;
-            Ahead::new([i, i + 1].map(|i| own[0].wrapping_add(len * i / count)))
+            let own = [i, i + 1].map(|i| own[0].wrapping_add(len * i / count));
+            Ahead::new(own).during(tile.pixels().div_ceil(isa.mr()) * (rows[1] - rows[0]))
         };
         isa.run(self.product((packed, rows), ahead.then(later), tile, sums)).rest()
     }

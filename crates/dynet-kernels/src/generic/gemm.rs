@@ -161,6 +161,13 @@ impl Ahead {
         Self { pace: row, ..Self::new(panel.map(|at| at.wrapping_add(FEW_AHEAD))) }
     }
 
+    /// The same, asked for evenly during `steps` values of `k`, or as far as a line with each goes: fixed kernels of layers of 7x7
+    /// pixels are more than half a line with each brings. A tile of 14 x 32 has time for a line; for two it waits.
+    pub(crate) fn during(self, steps: usize) -> Self {
+        let len = self.end as usize - self.next as usize;
+        Self { pace: (len / steps.max(1)).clamp(PACE, LINE_BYTES), ..self }
+    }
+
     /// The same, and what is asked for behind it.
     pub(crate) const fn then(self, later: [*const u8; 2]) -> Self {
         Self { later: Some(later), ..self }
