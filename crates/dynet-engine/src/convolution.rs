@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use dynet_kernels::winograd::{self, Side};
 use dynet_kernels::{Border, Conv, Geometry, KernelShape, Panels, Storage, Taps};
-use dynet_net::{Conv2d, NodeId, Op, PaddingMode, Predictor};
+use dynet_net::{Conv2d, NodeId, Op, PaddingMode, Predictor, Shape};
 
 use crate::blocks;
 use crate::error::PlanError;
 use crate::fold::{self, finite, fold, tensor};
 use crate::lower::{Chain, Lowering, Value};
 use crate::plan::Precision;
-use crate::step::{ConvStep, DenseStep, Gate, Head, Kind, Reading, View};
+use crate::step::{ConvStep, DenseStep, FEW_PIXELS, Gate, Head, Kind, Reading, View};
 
 /// Input channels up to which a row of the kernel is one run of memory: images, whose pixels would fill no line.
 const STEM_CHANNELS: usize = 4;
+
+/// Fixed kernels, input and output of a layer that stay in a second-level cache of 2 MiB while one image runs through it.
+const NEAR_BYTES: usize = 1280 << 10;
 
 impl Lowering<'_> {
     /// The convolution of a node that reads the images with so few channels that whole rows of the kernel are read.
@@ -96,7 +99,7 @@ impl Lowering<'_> {
                 (pixels, self.blocks.channel_block(conv.c_out, weights.nr(), pixel_blocks))
             }
         };
-        let panel_major = weights.len_bytes() > 4 * output.pixels() * conv.c_in;
+        let panel_major = is_panel_major(conv, output, weights.len_bytes());
         let pixel_blocks = output.pixels().div_ceil(pixel_block);
         let head = self.head(id, conv, pixel_blocks == 1);
         let step = ConvStep {
@@ -296,6 +299,16 @@ fn side(conv: &Conv2d, geometry: &Geometry) -> Option<Side> {
         Side::Four => conv.c_in >= 32 && geometry.pixels() >= 100,
     };
     [Side::Four, Side::Three, Side::Two].into_iter().find(|side| side.fits(geometry) && wins(*side))
+}
+
+/// Whether all images of a batch are run over a panel before the next panel: where it has more bytes of weights than an image has of
+/// inputs. A dynamic layer fuses each panel anew for each image, so that image by image costs nothing while all that an image
+/// needs stays in the cache, and each thread finds its own images there; of few pixels they share what is fused.
+fn is_panel_major(conv: &Conv2d, output: Shape, weight_bytes: usize) -> bool {
+    let map_bytes = |channels: usize| size_of::<f32>() * output.pixels() * channels;
+    let stays = weight_bytes + map_bytes(conv.c_in + conv.c_out) <= NEAR_BYTES;
+    let by_image = conv.dynamic.is_some() && output.pixels() > FEW_PIXELS && stays;
+    weight_bytes > map_bytes(conv.c_in) && !by_image
 }
 
 fn border(mode: PaddingMode) -> Border {

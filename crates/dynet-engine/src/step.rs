@@ -143,7 +143,7 @@ pub(crate) struct ConvStep {
 }
 
 /// Pixels up to which fusing a panel for each image of a batch counts beside its product.
-const FEW_PIXELS: usize = 100;
+pub(crate) const FEW_PIXELS: usize = 100;
 
 impl ConvStep {
     /// Whether the images of a batch share a tile, so that fixed kernels are read once for all of them.
