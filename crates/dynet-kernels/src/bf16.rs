@@ -1,9 +1,9 @@
 //! Dense convolutions whose products multiply bfloat16 and add in f32: the same layers as [`conv`](crate::conv()) in another
 //! precision.
 //!
-//! The pixels of a tile are rounded and laid out once for all of its panels, in pieces that a matrix unit loads; fused kernels are
-//! rounded when they are laid out, static ones ahead. AMX multiplies sixteen times as many values a
-//! cycle as AVX-512 does in f32. Without it the same numbers are multiplied by f32 multiply-adds: nothing is gained, and the logits agree but for the
+//! The pixels of a tile are rounded once for all of its panels: for windows of stride 1 the map with its border, whose rows a matrix
+//! unit loads for each element of the kernel anew, else in pieces as it loads them. Fused kernels are rounded when they are laid out,
+//! static ones ahead. AMX multiplies sixteen times as many values a cycle as AVX-512 does in f32. Without it the same numbers are multiplied by f32 multiply-adds: nothing is gained, and the logits agree but for the
 //! order of sums.
 
 use crate::arch::{Amx, Tiles};
