@@ -203,11 +203,15 @@ impl<const M: usize, const N: usize, const S: usize> Job for Inputs<'_, M, N, S>
             let [ty, tx] = self.tiles.at(t);
             let first = [g.at(0, ty * M, square), g.at(1, tx * M, 0)];
             let last = first.map(|at| at + (S * (N - 1)) as isize);
-            // With a row below, which holds what a whole register reads more than there are channels.
-            let inside = first[0] >= 0 && first[1] >= 0 && last[0] + 1 < height && last[1] + 1 < width;
+            // The second column of a square, too.
+            let end = last[1] + S as isize - 1;
+            let inside = first[0] >= 0 && first[1] >= 0 && last[0] < height && end < width;
+            // From the last input to the end of the image: a register may hold more than the two pixels of a square.
+            let left = ((height - last[0]) * width - last[1]) * self.ld as isize;
             for c in (0..each).step_by(V::LANES) {
                 let (lanes, at) = ([c, (each - c).min(V::LANES)], (t * S + square) * each + c);
-                if inside && (S == 2 || lanes[1] == V::LANES) {
+                let whole = if S == 2 { (c + V::LANES) as isize <= left } else { lanes[1] == V::LANES };
+                if inside && whole {
                     self.tile::<V, true>(v, first, lanes, at);
                 } else {
                     self.tile::<V, false>(v, first, lanes, at);
