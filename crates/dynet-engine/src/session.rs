@@ -17,7 +17,7 @@ use crate::step::View;
 pub struct StepTime {
     /// From its begin to its end.
     pub total: Duration,
-    /// Of fusing kernels, in the mean of all threads.
+    /// Of fusing kernels, in the mean of all threads, but for what products fuse while they multiply.
     pub fusing: Duration,
 }
 

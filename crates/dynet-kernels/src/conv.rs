@@ -1,13 +1,14 @@
 //! Dense convolutions and fully connected layers: the product of pixels with packed, fused weights.
 
 use crate::activation::Activation;
-use crate::generic::fuse::{FusePanel, fuse};
+use crate::generic::fuse::{FuseBeside, FusePanel, fuse};
 use crate::generic::gemm::{Ahead, FEW_AHEAD, FEW_ROWS, PACE, PanelProduct, Sink, Source};
 use crate::generic::matvec::MatVec;
 use crate::geometry::Taps;
 use crate::isa::Isa;
 use crate::panels::{Data, Panels, Storage};
 use crate::shared::Tile;
+use crate::vector::MAX_LANES;
 use crate::view::{Coefs, Epilogue, Pixels, Residual};
 
 /// Rows of a panel that are fused at a time: 256 x 32 values are 32 KiB, which the first-level cache hands back while
@@ -20,6 +21,13 @@ const CHUNK_PIXELS: usize = 256;
 
 /// Most bytes of fixed kernels that several images fuse one after the other, in a second-level cache.
 const SHARED_BYTES: usize = 512 << 10;
+
+/// Most rows that are fused while those before them are multiplied, which both stay in the second-level cache.
+const BESIDE_ROWS: usize = 1024;
+/// Most pixels for which that wins. With 196 (14 x 14, resnet50, K = 4) fixed kernels come in time anyway, and layers took 5 % longer.
+const BESIDE_PIXELS: usize = 112;
+/// Most fixed kernels of which a product fuses rows on the way.
+const BESIDE_EXPERTS: usize = 16;
 
 /// A dense convolution of one image, static or dynamic, with everything that its tiles share.
 ///
@@ -47,9 +55,9 @@ pub struct Conv<'a> {
 }
 
 impl Conv<'_> {
-    /// Values of scratch that [`conv`] needs.
+    /// Values of scratch that [`conv`] needs: a panel, and the rows behind it that are fused meanwhile.
     pub fn scratch_len(weights: &Panels) -> usize {
-        weights.k() * weights.nr()
+        (weights.k() + weights.k().min(BESIDE_ROWS)) * weights.nr()
     }
 
     /// Whether tiles of `pixels` pixels are computed in several pieces, whose sums so far lie in the output; `fused`: the weights
@@ -194,18 +202,20 @@ pub fn conv_images(isa: Isa, images: &mut [Option<OfImage<'_>>], scratch: &mut [
         return isa.run(conv.matvec(out, address(sums, 0)));
     }
     let (nr, k, panels) = (w.nr(), w.k(), channels.div_ceil(w.nr()));
-    // For one image a panel after the other: what comes next follows in memory.
-    let group = if count > 1 { panels } else { 1 };
+    if let (1, Some(OfImage { conv, out, sums })) = (count, images.iter_mut().flatten().next()) {
+        return conv.one_image(isa, (out, sums), chunk, scratch, later);
+    }
     let std::ops::Range { start, end } = later.as_ptr_range();
     let mut later = [start, end];
-    let parts = (0..panels).step_by(group).flat_map(|p| (0..k).step_by(chunk).map(move |k| (p, k)));
-    for (start, from) in parts {
-        let (rows, next) = ([from, (from + chunk).min(k)], [chunk, group]);
+    for from in (0..k).step_by(chunk) {
+        let (rows, next) = ([from, (from + chunk).min(k)], [chunk, panels]);
         for (i, OfImage { conv, out, sums }) in images.iter_mut().flatten().enumerate() {
-            for at in start..(start + group).min(panels) {
-                let part = Part { panel: first / nr + at, rows, next, image: [i, count] };
+            for at in 0..panels {
+                let part = Part { panel: first / nr + at, rows, fused: 0, next, image: [i, count] };
                 let mut tile = out.columns(at * nr, nr.min(channels - at * nr));
-                later = conv.part(isa, &part, (&mut tile, address(sums, at * nr)), scratch, later);
+                let ahead =
+                    conv.part(isa, &part, (&mut tile, address(sums, at * nr)), scratch, (None, later));
+                later = ahead.rest();
             }
         }
     }
@@ -220,6 +230,8 @@ fn address(sums: &mut Option<Tile<'_>>, channel: usize) -> *mut f32 {
 struct Part {
     panel: usize,
     rows: [usize; 2],
+    /// Rows of them that have been fused.
+    fused: usize,
     /// What is read next: as many further rows, or the first ones as many panels on.
     next: [usize; 2],
     /// Which image of how many, each of which asks for its share of what is read next.
@@ -227,17 +239,65 @@ struct Part {
 }
 
 impl Conv<'_> {
-    /// Fuses a part of the weights and adds its product to a checked tile of its panel; returns what of `later` is still to be
-    /// asked for.
+    /// A tile of one image, a panel after the other: what comes next follows in memory. While `chunk` rows are multiplied, the
+    /// next ones are fused into the other half of the scratch.
+    fn one_image(
+        &self,
+        isa: Isa,
+        (out, sums): (&mut Tile<'_>, &mut Option<Tile<'_>>),
+        chunk: usize,
+        scratch: &mut [f32],
+        later: &[u8],
+    ) {
+        let (w, [_, pixels, first, channels]) = (self.weights, out.place());
+        let (nr, k) = (w.nr(), w.k());
+        let beside = isa.fuses()
+            && (FEW_ROWS + 1..=BESIDE_PIXELS).contains(&pixels)
+            && chunk <= BESIDE_ROWS
+            && !self.is_plain();
+        let (mut now, mut then) = scratch.split_at_mut((chunk * nr).min(scratch.len()));
+        let mut coefs = [0.0; BESIDE_EXPERTS * 2 * MAX_LANES];
+        let std::ops::Range { start, end } = later.as_ptr_range();
+        let (mut later, mut fused) = ([start, end], 0);
+        let panels =
+            (0..channels.div_ceil(nr)).flat_map(|p| (0..k).step_by(chunk).map(move |from| (p, from)));
+        let mut parts = panels.map(|(at, from)| (at, [from, (from + chunk).min(k)])).peekable();
+        while let Some((at, rows)) = parts.next() {
+            let part = Part { panel: first / nr + at, rows, fused, next: [chunk, 1], image: [0, 1] };
+            let beside = match parts.peek() {
+                Some(&(at, next)) if beside => {
+                    let mut job = self.fuse_panel(first / nr + at, next, then);
+                    let steps = [pixels.div_ceil(isa.mr()), rows[1] - rows[0]];
+                    FuseBeside::new(isa, &mut job, steps, &mut coefs)
+                }
+                _ => None,
+            };
+            let mut tile = out.columns(at * nr, nr.min(channels - at * nr));
+            let ahead = self.part(isa, &part, (&mut tile, address(sums, at * nr)), now, (beside, later));
+            (fused, later) = (ahead.fuse.map_or(0, |beside| beside.rows()), ahead.rest());
+            if beside.is_some() {
+                (now, then) = (then, now);
+            }
+        }
+    }
+
+    /// The job that fuses some rows of a panel.
+    fn fuse_panel<'s>(&'s self, panel: usize, rows: [usize; 2], dynamic: &'s mut [f32]) -> FusePanel<'s> {
+        let (panels, coefs, row_scale) = (self.weights, self.coefs, self.input_scale);
+        FusePanel { panels, panel, rows, coefs, row_scale, ahead: 0, dynamic }
+    }
+
+    /// Fuses a part of the weights and adds its product to a checked tile of its panel, while it fuses others; returns how far that
+    /// came, and what of `later` is still to be asked for.
     fn part(
         &self,
         isa: Isa,
         part: &Part,
         (tile, sums): (&mut Tile<'_>, *mut f32),
         scratch: &mut [f32],
-        later: [*const u8; 2],
-    ) -> [*const u8; 2] {
-        let (w, &Part { panel, rows, next: [chunk, group], image: [i, count] }) = (self.weights, part);
+        (beside, later): (Option<FuseBeside>, [*const u8; 2]),
+    ) -> Ahead {
+        let (w, &Part { panel, rows, fused, next: [chunk, group], image: [i, count] }) = (self.weights, part);
         let (nr, k) = (w.nr(), w.k());
         let few = tile.pixels() <= FEW_ROWS;
         let packed = match &w.data {
@@ -245,9 +305,12 @@ impl Conv<'_> {
                 &data[(panel * k + rows[0]) * nr..(panel * k + rows[1]) * nr]
             }
             _ => {
-                let (panels, coefs, row_scale) = (w, self.coefs, self.input_scale);
                 let ahead = if few && i == 0 { FEW_AHEAD } else { 0 };
-                fuse(isa, FusePanel { panels, panel, rows, coefs, row_scale, ahead, dynamic: scratch });
+                let rest = [rows[0] + fused, rows[1]];
+                if rest[0] < rest[1] {
+                    let job = self.fuse_panel(panel, rest, &mut scratch[fused * nr..]);
+                    fuse(isa, FusePanel { ahead, ..job });
+                }
                 &scratch[..(rows[1] - rows[0]) * nr]
             }
         };
@@ -255,6 +318,7 @@ impl Conv<'_> {
             Ahead::of_few_rows(w.bytes(panel, rows), nr * w.value_bytes())
         } else {
             let own = match rows[1] == k {
+                _ if beside.is_some() => [packed.as_ptr().cast(); 2],
                 false => w.bytes(panel, [rows[1], (rows[1] + chunk).min(k)]),
                 true if panel + group < w.count() => w.bytes(panel + group, [0, chunk.min(k)]),
                 true => [packed.as_ptr().cast(); 2],
@@ -263,7 +327,9 @@ impl Conv<'_> {
             let own = [i, i + 1].map(|i| own[0].wrapping_add(len * i / count));
             Ahead::new(own).during(tile.pixels().div_ceil(isa.mr()) * (rows[1] - rows[0]))
         };
-        isa.run(self.product((packed, rows), ahead.then(later), tile, sums)).rest()
+        let mut ahead = ahead.then(later);
+        ahead.fuse = beside;
+        isa.run(self.product((packed, rows), ahead, tile, sums))
     }
 
     /// The product of a checked tile with a panel `[k][nr]`.

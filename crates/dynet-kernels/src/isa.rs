@@ -159,6 +159,15 @@ impl Isa {
         }
     }
 
+    /// Whether products fuse rows of other weights on the way.
+    pub(crate) fn fuses(self) -> bool {
+        match self {
+            Self::Portable => Portable::FUSES,
+            Self::Avx2Fma(_) => Avx2Fma::FUSES,
+            Self::Avx512(_) => Avx512::FUSES,
+        }
+    }
+
     /// Whether products of bfloat16 run on a matrix unit of the CPU, AMX, several times as fast as those of f32.
     pub fn has_bf16_tiles(self) -> bool {
         self.amx().is_some()

@@ -15,6 +15,8 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
     const MR: usize;
     /// Whether some lanes are loaded and stored in the time of all: else loops are compiled for whole registers, too.
     const FREE_MASKS: bool = true;
+    /// Whether the largest tile leaves registers to fuse a row in.
+    const FUSES: bool = false;
     /// A register of `LANES` values.
     type Reg: Copy;
     /// Positions of lanes for [`Vector::permute`].
@@ -114,6 +116,11 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
     fn permute(self, lo: Self::Reg, hi: Self::Reg, index: Self::Index) -> Self::Reg;
     /// Asks for the cache line at `p`, which may be any address.
     fn prefetch(self, p: *const u8);
+    /// The same, for the first-level cache.
+    #[inline(always)]
+    fn prefetch_near(self, p: *const u8) {
+        self.prefetch(p);
+    }
     /// Asks for the cache line at `p`, which may be any address, to be written to.
     fn prefetch_to_write(self, p: *const f32);
 }

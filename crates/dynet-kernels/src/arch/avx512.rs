@@ -73,6 +73,7 @@ impl Vector for Avx512 {
     const LANES: usize = 16;
     // 14 x 2 accumulators + 2 weights + 1 broadcast = 31 of 32 registers.
     const MR: usize = 14;
+    const FUSES: bool = true;
     type Reg = __m512;
     type Index = __m512i;
     type Half = Avx512Half;
@@ -215,6 +216,11 @@ impl Vector for Avx512 {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+
+    #[inline(always)]
+    fn prefetch_near(self, p: *const u8) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
 
     #[inline(always)]

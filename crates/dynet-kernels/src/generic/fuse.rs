@@ -87,6 +87,135 @@ impl Job for FusePanel<'_> {
     }
 }
 
+/// Rows of a panel that a product fuses while it multiplies, a row with every few values of `k`: memory gives their fixed kernels
+/// meanwhile, which fusing by itself would wait for.
+///
+/// The rows are read in [`STREAMS`] parts, since the hardware reads ahead within a page and begins anew with each.
+#[derive(Clone, Copy)]
+pub(crate) struct FuseBeside {
+    /// The first row, `[expert][nr]`.
+    fixed: *const f32,
+    experts: usize,
+    /// Values of a row of all experts.
+    step: usize,
+    /// `[expert][nr]`.
+    coefs: *const f32,
+    /// Rows of a part.
+    part: usize,
+    /// Rows that have been fused, the first of each part, then the second ones.
+    done: usize,
+    /// Values of `k` for a row.
+    pub(crate) every: usize,
+    /// `[rows][nr]`.
+    dynamic: *mut f32,
+}
+
+/// Parts of the rows that a product fuses.
+const STREAMS: usize = 4;
+/// Values from what is fused beside a product to what is asked for: 1 KiB.
+const BESIDE_AHEAD: usize = 256;
+
+impl FuseBeside {
+    /// As many of a job's rows as fit beside a product of `tiles` tiles of `k` values; `coefs` receives coefficients `[expert][nr]`.
+    /// `None` where a row is more than a sum of fixed kernels in f32: others are so few bytes that memory gives them in time.
+    pub(crate) fn new(
+        isa: Isa,
+        job: &mut FusePanel<'_>,
+        [tiles, k]: [usize; 2],
+        coefs: &mut [f32],
+    ) -> Option<Self> {
+        let (p, [from, to]) = (job.panels, job.rows);
+        let (experts, step) = (p.experts(), p.experts() * p.nr());
+        let every = (tiles * k / (to - from).max(1)).max(1);
+        let part = (to - from).min(tiles * (k / every)) / STREAMS;
+        let fits = step <= coefs.len() && job.dynamic.len() >= (to - from) * p.nr();
+        let Data::F32(fixed) = &p.data else { return None };
+        if job.row_scale.is_some() || part == 0 || !fits {
+            return None;
+        }
+        isa.run(PanelCoefs { job, out: &mut coefs[..step] });
+        let fixed = fixed[(job.panel * p.k() + from) * step..][..(to - from) * step].as_ptr();
+        let (coefs, dynamic) = (coefs.as_ptr(), job.dynamic.as_mut_ptr());
+        Some(Self { fixed, experts, step, coefs, part, done: 0, every, dynamic })
+    }
+
+    /// Rows that have been fused: all, or none that count.
+    pub(crate) fn rows(&self) -> usize {
+        if self.done == STREAMS * self.part { self.done } else { 0 }
+    }
+
+    /// Fuses one row, if one is left.
+    ///
+    /// # Safety
+    /// The weights, coefficients and scratch that it was made of must exist, the scratch for this thread alone.
+    #[inline(always)]
+    pub(crate) unsafe fn row<V: Vector>(&mut self, v: V) {
+        if self.done == STREAMS * self.part {
+            return;
+        }
+        let (stream, within) = (self.done % STREAMS, self.done / STREAMS);
+        let row = stream * self.part + within;
+        self.done += 1;
+        let fixed = self.fixed.wrapping_add(row * self.step);
+        // At the end of a part, that of the rows behind all parts: the next product fuses them.
+        let rest = (self.part - within) * self.step;
+        let next = if rest > BESIDE_AHEAD { 0 } else { (STREAMS - 1) * self.part * self.step };
+        let ahead = fixed.wrapping_add(BESIDE_AHEAD + next);
+        for at in (0..self.step).step_by(LINE_BYTES / size_of::<f32>()) {
+            v.prefetch_near(ahead.wrapping_add(at).cast());
+        }
+        let to = self.dynamic.wrapping_add(row * 2 * V::LANES);
+        // SAFETY: row `row` is one of those that the caller promises.
+        unsafe {
+            match self.experts {
+                4 => self.sum::<V>(v, 4, fixed, to),
+                experts => self.sum::<V>(v, experts, fixed, to),
+            }
+        }
+    }
+
+    /// Adds up the experts of a row, in their order, as [`FusePanel`] does.
+    ///
+    /// # Safety
+    /// Two registers of each expert must exist at `fixed` and of coefficients, and two at `to`.
+    #[inline(always)]
+    unsafe fn sum<V: Vector>(&self, v: V, experts: usize, fixed: *const f32, to: *mut f32) {
+        let mut sum = [v.splat(0.0); 2];
+        for at in (0..experts).map(|e| e * 2 * V::LANES) {
+            let (w, c) = (fixed.wrapping_add(at), self.coefs.wrapping_add(at));
+            for (j, sum) in sum.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { v.fma(v.load(c.add(j * V::LANES)), v.load(w.add(j * V::LANES)), *sum) };
+            }
+        }
+        for (j, sum) in sum.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { v.store(to.add(j * V::LANES), sum) };
+        }
+    }
+}
+
+/// Coefficients `[expert][nr]` of a panel's channels.
+struct PanelCoefs<'a, 'b> {
+    job: &'a FusePanel<'b>,
+    out: &'a mut [f32],
+}
+
+impl Job for PanelCoefs<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        for (e, out) in self.out.chunks_exact_mut(2 * V::LANES).enumerate() {
+            let [c] = self.job.coefficients::<V, 1>(v, e);
+            for (out, c) in out.chunks_exact_mut(V::LANES).zip(c) {
+                // SAFETY: a register long.
+                unsafe { v.store(out.as_mut_ptr(), c) };
+            }
+        }
+    }
+}
+
 impl FusePanel<'_> {
     /// Fuses experts `first..first + E`; those before are in `dynamic` already.
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::generic::LINE_BYTES;
+use crate::generic::fuse::FuseBeside;
 use crate::generic::pixelwise::reactivate;
 use crate::geometry::ZERO;
 use crate::vector::{Job, Vector};
@@ -148,12 +149,14 @@ pub(crate) struct Ahead {
     pub(crate) later: Option<[*const u8; 2]>,
     /// Bytes for each value of `k`.
     pace: usize,
+    /// What is fused on the way.
+    pub(crate) fuse: Option<FuseBeside>,
 }
 
 impl Ahead {
     /// One piece of memory, from and to.
     pub(crate) const fn new([next, end]: [*const u8; 2]) -> Self {
-        Self { next, end, later: None, pace: PACE }
+        Self { next, end, later: None, pace: PACE, fuse: None }
     }
 
     /// The panel that is multiplied, from and to, of rows of `row` bytes: each line some time before a few rows of pixels read it.
@@ -184,7 +187,7 @@ impl Ahead {
         if self.next >= self.end
             && let Some(later) = self.later
         {
-            *self = Self::new(later);
+            *self = Self { fuse: self.fuse, ..Self::new(later) };
         }
         if self.next < self.end { self.pace } else { 0 }
     }
@@ -240,17 +243,20 @@ impl PanelProduct {
         let (k, panel) = (self.k, self.panel);
         let far = self.rows * sink.ld * size_of::<f32>() >= FAR_BYTES;
         macro_rules! call {
-            ($nb:literal: $($mr:literal)*) => {
+            ($nb:literal $fuses:literal: $($mr:literal)*) => {
                 match mr {
-                    $($mr => v.call_apart(TileJob::<$mr, $nb> { tiles, source, k, panel, sink, ahead, far }),)*
+                    $($mr => v.call_apart(TileJob::<$mr, $nb, $fuses> { tiles, source, k, panel, sink, ahead, far }),)*
                     _ => ahead,
                 }
             };
         }
         if V::ROW == 2 * V::LANES && sink.cols > V::LANES {
-            call!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+            match ahead.fuse {
+                Some(_) if V::FUSES => call!(2 true: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+                _ => call!(2 false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            }
         } else {
-            call!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+            call!(1 false: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
         }
     }
 }
@@ -282,7 +288,7 @@ impl Job for PanelProduct {
 }
 
 /// Tiles of `MR` rows times `NB` registers of columns of one panel.
-struct TileJob<const MR: usize, const NB: usize> {
+struct TileJob<const MR: usize, const NB: usize, const FUSES: bool> {
     tiles: usize,
     source: Source,
     k: [usize; 2],
@@ -293,15 +299,16 @@ struct TileJob<const MR: usize, const NB: usize> {
     far: bool,
 }
 
-impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
+impl<const MR: usize, const NB: usize, const FUSES: bool> Job for TileJob<MR, NB, FUSES> {
     type Out = Ahead;
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) -> Ahead {
         let Self { tiles, mut source, k, panel, mut sink, mut ahead, far } = self;
-        if MR > V::MR {
+        if MR > V::MR || (FUSES && !V::FUSES) {
             return ahead;
         }
+        let mut fuse = ahead.fuse.filter(|_| FUSES);
         let full = sink.cols == NB * V::LANES;
         for _ in 0..tiles {
             let step = if V::ROW == 2 * V::LANES { ahead.step() } else { 0 };
@@ -310,7 +317,8 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
             }
             // SAFETY: `PanelProduct::tiles` makes only tiles whose rows exist.
             unsafe {
-                let acc = multiply::<V, MR, NB>(v, (&source, k), &sink, panel, (ahead.next, step));
+                let next = (ahead.next, step, fuse.as_mut());
+                let acc = multiply::<V, MR, NB, FUSES>(v, (&source, k), &sink, panel, next);
                 ahead.next = ahead.next.wrapping_add(step * (k[1] - k[0]));
                 match (sink.act.bounds(), full) {
                     (Some(bounds), true) => finish::<V, MR, NB, true>(v, acc, &sink, bounds),
@@ -321,25 +329,27 @@ impl<const MR: usize, const NB: usize> Job for TileJob<MR, NB> {
                 sink = sink.skip(MR);
             }
         }
-        ahead
+        Ahead { fuse: fuse.or(ahead.fuse), ..ahead }
     }
 }
 
 type Acc<V, const MR: usize, const NB: usize> = [[<V as Vector>::Reg; NB]; MR];
 
 /// The sums over `k`, on top of the bias or of the sums so far. With each value it asks for the memory at `ahead`,
-/// which moves on by `step` bytes; products of half registers have no time for it.
+/// which moves on by `step` bytes; products of half registers have no time for it. `FUSES`: it fuses rows of other weights, too.
 ///
 /// # Safety
 /// As [`PanelProduct::tiles`].
 #[inline(always)]
-unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
+unsafe fn multiply<V: Vector, const MR: usize, const NB: usize, const FUSES: bool>(
     v: V,
     (source, [from, to]): (&Source, [usize; 2]),
     sink: &Sink,
     mut panel: *const f32,
-    (mut ahead, step): (*const u8, usize),
+    (mut ahead, step, mut fuse): (*const u8, usize, Option<&mut FuseBeside>),
 ) -> Acc<V, MR, NB> {
+    let every = fuse.as_ref().map_or(usize::MAX, |fuse| fuse.every);
+    let mut until = every;
     // SAFETY: the caller's promise.
     let mut acc = unsafe { start::<V, MR, NB>(v, sink) };
     // A division takes as long as some rows of the panel.
@@ -359,6 +369,16 @@ unsafe fn multiply<V: Vector, const MR: usize, const NB: usize>(
                     v.prefetch(ahead.wrapping_add(step / 2));
                 }
                 ahead = ahead.wrapping_add(step);
+            }
+            if FUSES {
+                until -= 1;
+                if until == 0
+                    && let Some(fuse) = &mut fuse
+                {
+                    until = every;
+                    // SAFETY: who made it has all that it reads and writes.
+                    unsafe { fuse.row(v) };
+                }
             }
             // SAFETY: `k` lies within the segment, and the panel has a row of registers for each value.
             unsafe {

@@ -281,7 +281,7 @@ fn layers(session: &mut Session, floor: &Floor, images: &[f32], runs: usize) -> 
         ]);
     }
     let note = format!(
-        "all layers {:.1} us, of which predictors {:.1} and fusing {:.1}; floor: share of the layer's own\n",
+        "all layers {:.1} us, of which predictors {:.1} and fusing by itself {:.1}; floor: share of the layer's own\n",
         total * 1e6,
         predictors * 1e6,
         fusion * 1e6
