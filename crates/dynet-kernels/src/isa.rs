@@ -31,6 +31,21 @@ pub(crate) fn has_avx512_bf16() -> bool {
     is_x86_feature_detected!("avx512bf16")
 }
 
+/// Whether a core of this CPU multiplies two AVX-512 registers a cycle, as Intel's servers do since they have bfloat16. Of others it is
+/// not known here: Zen 4 multiplies one, or two of half the width.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_two_wide_multipliers() -> bool {
+    use std::arch::x86_64::__cpuid;
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        let by_intel = || {
+            let id = __cpuid(0);
+            [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+        };
+        cfg!(not(miri)) && has_avx512_bf16() && by_intel()
+    });
+    *HAS
+}
+
 /// Whether this CPU has AMX with bfloat16, and AVX-512 with it, and Linux lets this process use it: it is asked once.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_amx_bf16() -> bool {
@@ -125,6 +140,17 @@ impl Isa {
         let wide = Avx512::new().map(Self::Avx512);
         let half = Avx2Fma::new().map(Self::Avx2Fma);
         [wide, half, Some(Self::Portable)].into_iter().flatten()
+    }
+
+    /// This instruction set as this CPU runs it and as other ones do, which choose other kernels; the results are the same bits. For
+    /// tests of both.
+    #[doc(hidden)]
+    pub fn tunings(self) -> impl Iterator<Item = Self> {
+        let other = match self {
+            Self::Avx512(v) => v.of_other_cores().map(Self::Avx512),
+            _ => None,
+        };
+        std::iter::once(self).chain(other)
     }
 
     /// `avx512`, `avx2_fma` or `portable`.

@@ -29,6 +29,11 @@ pub(crate) trait Vector: Copy + Send + Sync + 'static {
 
     /// The proof for half as wide registers.
     fn half(self) -> Self::Half;
+    /// Whether a core multiplies as many of these registers in a cycle as of half as wide ones, which then save no time.
+    #[inline(always)]
+    fn multiplies_whole(self) -> bool {
+        false
+    }
 
     /// Runs a job in a function compiled for this instruction set.
     fn call<J: Job>(self, job: J) -> J::Out;

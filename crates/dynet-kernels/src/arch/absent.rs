@@ -17,6 +17,8 @@ macro_rules! absent {
             }
 
             pub(crate) const LANES: usize = Portable::LANES;
+            pub(crate) const MR: usize = Portable::MR;
+            pub(crate) const FUSES: bool = Portable::FUSES;
 
             pub(crate) fn call<J: Job>(self, _: J) -> J::Out {
                 match self {}
@@ -27,6 +29,13 @@ macro_rules! absent {
 
 absent!(Avx2Fma, "AVX2 and FMA, which this CPU family does not have.");
 absent!(Avx512, "AVX-512, which this CPU family does not have.");
+
+impl Avx512 {
+    /// Nothing, of which there is no other kind.
+    pub(crate) fn of_other_cores(self) -> Option<Self> {
+        match self {}
+    }
+}
 
 /// AMX, which this CPU family does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use crate::arch::avx512_half::Avx512Half;
 use crate::arch::prefetch_to_write;
-use crate::isa::{has_avx512, has_avx512_bf16};
+use crate::isa::{has_avx512, has_avx512_bf16, has_two_wide_multipliers};
 use crate::vector::{Job, Vector};
 
 /// The proof that this CPU has AVX-512 F, BW, DQ and VL.
@@ -13,12 +13,20 @@ use crate::vector::{Job, Vector};
 pub struct Avx512 {
     /// Whether it rounds to bfloat16 by itself.
     bf16: bool,
+    /// Whether a core multiplies two registers a cycle.
+    two_multipliers: bool,
 }
 
 impl Avx512 {
     /// `None` on a CPU without it.
     pub fn new() -> Option<Self> {
-        has_avx512().then(|| Self { bf16: has_avx512_bf16() })
+        let this = || Self { bf16: has_avx512_bf16(), two_multipliers: has_two_wide_multipliers() };
+        has_avx512().then(this)
+    }
+
+    /// What a CPU takes whose cores have the other number of multipliers.
+    pub(crate) fn of_other_cores(self) -> Option<Self> {
+        Some(Self { two_multipliers: !self.two_multipliers, ..self })
     }
 }
 
@@ -82,6 +90,11 @@ impl Vector for Avx512 {
     #[inline(always)]
     fn half(self) -> Avx512Half {
         Avx512Half(())
+    }
+
+    #[inline(always)]
+    fn multiplies_whole(self) -> bool {
+        self.two_multipliers
     }
 
     #[inline(always)]

@@ -269,13 +269,13 @@ impl Job for PanelProduct {
     fn run<V: Vector>(mut self, v: V) -> Ahead {
         let half = V::Half::LANES;
         let tail = self.sink.cols % V::LANES;
+        let whole = self.sink.cols - tail;
         // SAFETY: `Conv` checked all sizes before it made this job.
         unsafe {
-            if half == V::LANES || tail == 0 || tail > half {
+            if half == V::LANES || tail == 0 || tail > half || (whole > 0 && v.multiplies_whole()) {
                 return self.tiles(v);
             }
             // A few last columns in half a register, which takes half the time.
-            let whole = self.sink.cols - tail;
             if whole > 0 {
                 let sink = self.sink.columns(0, whole);
                 self.ahead = Self { sink, ..self }.tiles(v);
@@ -442,32 +442,38 @@ unsafe fn load_columns<V: Vector>(v: V, p: *const f32, cols: usize, j: usize) ->
 #[inline(always)]
 pub(crate) unsafe fn finish<V: Vector, const MR: usize, const NB: usize, const FULL: bool>(
     v: V,
-    acc: Acc<V, MR, NB>,
+    mut acc: Acc<V, MR, NB>,
     sink: &Sink,
     [lo, hi]: [f32; 2],
 ) {
     let (lo, hi) = (v.splat(lo), v.splat(hi));
     let mut sum = [v.splat(0.0); NB];
-    let adds = !sink.residual.is_null();
-    let (mut out, mut residual) = (sink.out, sink.residual);
+    if !sink.residual.is_null() {
+        // All before the first store: where a row's last register is not full it waits for the store of the row before, which it
+        // would overlap.
+        let mut residual = sink.residual;
+        for acc in &mut acc {
+            for (j, acc) in acc.iter_mut().enumerate() {
+                let r = residual.wrapping_add(j * V::LANES);
+                // SAFETY: as below.
+                *acc = v.add(*acc, unsafe {
+                    if FULL { v.load(r) } else { load_columns(v, residual, sink.cols, j) }
+                });
+            }
+            residual = residual.wrapping_add(sink.residual_ld);
+        }
+    }
+    let mut out = sink.out;
     for acc in acc {
         for j in 0..NB {
             let c0 = j * V::LANES;
             let lanes = sink.cols.saturating_sub(c0);
-            let mut x = acc[j];
+            let x = v.min(hi, v.max(lo, acc[j]));
             // SAFETY: the caller's promise for `lanes` columns from `c0` on; `FULL` says that they fill a register.
-            unsafe {
-                if adds {
-                    let r = residual.add(c0);
-                    x = v.add(x, if FULL { v.load(r) } else { v.load_some(r, lanes) });
-                }
-                x = v.min(hi, v.max(lo, x));
-                if FULL { v.store(out.add(c0), x) } else { v.store_some(out.add(c0), x, lanes) }
-            }
+            unsafe { if FULL { v.store(out.add(c0), x) } else { v.store_some(out.add(c0), x, lanes) } }
             sum[j] = v.add(sum[j], x);
         }
         out = out.wrapping_add(sink.ld);
-        residual = residual.wrapping_add(sink.residual_ld);
     }
     if !sink.sums.is_null() {
         for (j, sum) in sum.into_iter().enumerate() {

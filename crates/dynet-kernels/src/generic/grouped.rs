@@ -15,20 +15,24 @@
 //!
 //! In a depthwise convolution lane `l` is channel `l`. Groups of five to eight outputs fill a register of eight lanes
 //! each, whose inputs are broadcast; where a core multiplies two such registers in the time of one of 16 lanes, that is
-//! three quarters of its peak for groups of six, whatever the stride. Elsewhere a permutation of two registers puts the
-//! inputs into their lanes, one for each fetch, which serves `KW` multiplications.
+//! three quarters of its peak for groups of six, whatever the stride. Elsewhere, and where a core multiplies two registers of 16
+//! lanes as fast, a permutation of two registers puts the inputs into their lanes, one for each fetch, which serves `KW`
+//! multiplications.
 //!
 //! How far from its floor, one core of a Zen 4 (118 GFLOP/s, one 64-byte load a cycle): 3x3 with stride 1 takes 1.2 to 1.5
 //! times its multiplications; 5x5 reaches them, as it skips the columns outside the image. 3x3 with stride 2 takes 2.3
 //! times: an input serves 2.25 multiplications on average, channels that are no multiple of 16 make every second load
 //! touch two lines, and strips of 15 pixels of one register of channels are no stream that the hardware reads ahead.
 //! Groups of six take about 1.7 times with stride 1 where a panel cuts no group, 2 to 2.5 where one does (maps of 7x7 more), and 2.3
-//! to 4 times with stride 2. Where registers are few, see `strip.rs`.
+//! to 4 times with stride 2. A core of a Sapphire Rapids (190 GFLOP/s), which permutes them: 1.4 to 1.7 times with stride 1, 2.5 with
+//! stride 2, where two loads that cross lines for each permutation hold it up; by group 2.6 to 3. 18 channels, of which two are left for a
+//! register of their own, 2.6. Where registers are few, see `strip.rs`.
 
 use crate::activation::Activation;
 use crate::generic::LINE_BYTES;
 use crate::generic::fetch::{Broadcast, Fetch, Gathered, MAX_INPUTS, Permuted, Straight};
 use crate::generic::gemm::FAR_BYTES;
+use crate::generic::slide::{Acc, any, slide};
 use crate::geometry::Geometry;
 use crate::vector::{Job, Vector};
 
@@ -71,13 +75,33 @@ impl Job for GroupedPanel<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
+        if !v.multiplies_whole() {
+            return self.bands(v, self.is_by_group::<V::Half>());
+        }
+        // A few last columns in half a register, whose permutations take no multiplication's place.
+        let tail = self.cols % V::LANES;
+        let whole = self.cols - tail;
+        let apart = self.group[0] > 1 && (1..=V::Half::LANES).contains(&tail);
+        if !(apart && self.columns(whole, tail).fits::<V::Half>(0, tail)) {
+            return self.bands(v, false);
+        }
+        if whole > 0 {
+            self.columns(0, whole).bands(v, false);
+        }
+        self.columns(whole, tail).bands(v, true);
+    }
+}
+
+impl GroupedPanel<'_> {
+    /// All columns of pixels, by bands. `in_halves`: with half registers, which have the output channels of one group each, or are but one.
+    #[inline(always)]
+    fn bands<V: Vector>(self, v: V, in_halves: bool) {
         let g = self.geometry;
         // Kernels and strides for which the loop is unrolled; 0 stands for any.
         let square = g.dilation == [1, 1] && g.kernel[0] == g.kernel[1] && g.stride[0] == g.stride[1];
         let square = square && g.padding[1] <= g.kernel[1] / 2;
         // Four lanes are not worth the code.
-        let by_group = self.is_by_group::<V::Half>();
-        let known = if square && V::LANES > 4 && (by_group || self.fetched_by_register::<V>()) {
+        let known = if square && V::LANES > 4 && (in_halves || self.fetched_by_register::<V>()) {
             (g.kernel[0], g.stride[0])
         } else {
             (0, 0)
@@ -92,10 +116,10 @@ impl Job for GroupedPanel<'_> {
                     let panel = self;
                     match known {
                         _ if tiles == 0 => {}
-                        (3, 1) if by_group => half.call_apart(ByGroup(Band::<3, 1, $tx> { x0, tiles, panel })),
-                        (3, 2) if by_group => half.call_apart(ByGroup(Band::<3, 2, $tx> { x0, tiles, panel })),
-                        (5, 1) if by_group => half.call_apart(ByGroup(Band::<5, 1, $tx> { x0, tiles, panel })),
-                        (5, 2) if by_group => half.call_apart(ByGroup(Band::<5, 2, $tx> { x0, tiles, panel })),
+                        (3, 1) if in_halves => half.call_apart(Halves(Band::<3, 1, $tx> { x0, tiles, panel })),
+                        (3, 2) if in_halves => half.call_apart(Halves(Band::<3, 2, $tx> { x0, tiles, panel })),
+                        (5, 1) if in_halves => half.call_apart(Halves(Band::<5, 1, $tx> { x0, tiles, panel })),
+                        (5, 2) if in_halves => half.call_apart(Halves(Band::<5, 2, $tx> { x0, tiles, panel })),
                         (3, 1) => v.call_apart(Band::<3, 1, $tx> { x0, tiles, panel }),
                         (3, 2) => v.call_apart(Band::<3, 2, $tx> { x0, tiles, panel }),
                         (5, 1) => v.call_apart(Band::<5, 1, $tx> { x0, tiles, panel }),
@@ -109,9 +133,18 @@ impl Job for GroupedPanel<'_> {
         bands!(7 4 1);
         debug_assert_eq!(x0, width, "bands cover a row");
     }
-}
 
-impl GroupedPanel<'_> {
+    /// Output channels `first..first + cols` of the panel.
+    #[inline(always)]
+    fn columns(mut self, first: usize, cols: usize) -> Self {
+        let at = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(first) };
+        (self.channel0, self.cols) = (self.channel0 + first, cols);
+        (self.panel, self.out) = (self.panel.wrapping_add(first), self.out.wrapping_add(first));
+        (self.bias, self.residual) = (at(self.bias), at(self.residual));
+        self.sums = at(self.sums).cast_mut();
+        self
+    }
+
     /// Input 0 of the group of lane `l` of the `lanes` from column `c` on; lanes without a channel do as the last one.
     #[inline(always)]
     fn input(&self, c: usize, lanes: usize, l: usize) -> usize {
@@ -123,6 +156,17 @@ impl GroupedPanel<'_> {
     fn fits<V: Vector>(&self, c: usize, lanes: usize) -> bool {
         let span = self.input(c, lanes, lanes - 1) + self.group[0] - self.input(c, lanes, 0);
         self.group[0] <= MAX_INPUTS && span <= 2 * V::LANES
+    }
+
+    /// How the inputs of `lanes` outputs from column `c` on come into their lanes, which [fits](Self::fits).
+    #[inline(always)]
+    fn permuted<V: Vector>(&self, v: V, c: usize, lanes: usize) -> Permuted<V> {
+        let channel = self.input(c, lanes, 0);
+        let mut index = [v.index(|_| 0); MAX_INPUTS];
+        for (i, index) in index.iter_mut().enumerate().take(self.group[0]) {
+            *index = v.index(|l| self.input(c, lanes, l) - channel + i);
+        }
+        Permuted { channel, lanes: self.inputs - channel, index }
     }
 
     /// Whether a register of outputs has one group, which then fills more than half of it.
@@ -182,15 +226,21 @@ impl<const K: usize, const S: usize, const TX: usize> Job for Band<'_, K, S, TX>
 }
 
 /// A band whose registers have the output channels of one group each, or those of them that the panel has: each input
-/// is broadcast.
-struct ByGroup<'a, const K: usize, const S: usize, const TX: usize>(Band<'a, K, S, TX>);
+/// is broadcast. Or of several groups, if one register has them all.
+struct Halves<'a, const K: usize, const S: usize, const TX: usize>(Band<'a, K, S, TX>);
 
-impl<const K: usize, const S: usize, const TX: usize> Job for ByGroup<'_, K, S, TX> {
+impl<const K: usize, const S: usize, const TX: usize> Job for Halves<'_, K, S, TX> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let p = &self.0.panel;
+        if p.cols <= V::LANES
+            && p.input(0, p.cols, p.cols - 1) > p.input(0, p.cols, 0)
+            && p.fits::<V>(0, p.cols)
+        {
+            return self.0.register(v, 0, p.cols, &p.permuted(v, 0, p.cols));
+        }
         let mut y = p.rows[0];
         while y < p.rows[1] {
             let band = self.0.few_rows(y, self.0.tiles);
@@ -237,11 +287,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                 let channels = std::array::from_fn(|l| p.input(c, lanes, l));
                 self.register(v, c, lanes, &Gathered { channels });
             } else {
-                let mut index = [v.index(|_| 0); MAX_INPUTS];
-                for (i, index) in index.iter_mut().enumerate().take(p.group[0]) {
-                    *index = v.index(|l| p.input(c, lanes, l) - channel + i);
-                }
-                self.register(v, c, lanes, &Permuted { channel, lanes: p.inputs - channel, index });
+                self.register(v, c, lanes, &p.permuted(v, c, lanes));
             }
         }
     }
@@ -319,146 +365,6 @@ fn expect<V: Vector, const TX: usize, const TY: usize>(
         let pixel = (y - p.rows[0] + i / TX) * g.output()[1] + x + i % TX;
         v.prefetch_to_write(p.out.wrapping_add(pixel * p.out_ld + c));
     }
-}
-
-type Acc<V, const TX: usize, const TY: usize> = [[<V as Vector>::Reg; TX]; TY];
-
-/// A tile of `TY` rows of `TX` pixels from output pixel `(y, x)` on, for a square kernel `K` wide that moves by `S`.
-/// `w` is the panel's first row at the channels in question.
-///
-/// # Safety
-/// As in [`Band::register`].
-#[inline(always)]
-unsafe fn slide<V: Vector, F: Fetch<V>, const K: usize, const S: usize, const TX: usize, const TY: usize>(
-    v: V,
-    fetch: &F,
-    (p, g): (&GroupedPanel<'_>, &Geometry),
-    w: *const f32,
-    [y, x]: [usize; 2],
-    bias: V::Reg,
-) -> Acc<V, TX, TY> {
-    let mut acc = [[bias; TX]; TY];
-    let [first_row, first_column] = [g.at(0, y, 0), g.at(1, x, 0)];
-    let step = if F::ONE_INPUT { 1 } else { p.group[0] } * V::ROW;
-    // Written out, so that which rows of the kernel meet row `R` is known when compiling.
-    macro_rules! rows {
-        ($($r:literal)*) => {
-            $(
-                let row = (first_row + $r) as usize;
-                if $r < K + (TY - 1) * S && row < g.input[0] {
-                    let row = p.x.wrapping_add(row * g.input[1] * p.x_ld);
-                    let inputs = if F::ONE_INPUT { 1 } else { p.group[0] };
-                    for i in 0..inputs {
-                        // SAFETY: a row of the image; row `i` of each tap of the panel.
-                        unsafe {
-                            let w = (w.add(i * V::ROW), step);
-                            let from = (row, p.x_ld, first_column, g.input[1]);
-                            slide_row::<V, F, K, S, TX, TY, $r>(v, fetch, from, w, i, &mut acc);
-                        }
-                    }
-                }
-            )*
-        };
-    }
-    // Kernels of up to 5 rows, and 2 more for a second row of outputs.
-    rows!(0 1 2 3 4 5 6);
-    acc
-}
-
-/// Adds input row `R` of a tile, counted from its first, for input `i` of each group.
-///
-/// # Safety
-/// `row` must be a row of `width` pixels every `ld` values; `w` must hold `K * K` rows every `w_step` values. No more than
-/// the first and the last `K / 2` columns that the tile reaches may lie outside.
-#[inline(always)]
-unsafe fn slide_row<
-    V: Vector,
-    F: Fetch<V>,
-    const K: usize,
-    const S: usize,
-    const TX: usize,
-    const TY: usize,
-    const R: usize,
->(
-    v: V,
-    fetch: &F,
-    (row, ld, first, width): (*const f32, usize, isize, usize),
-    (panel, w_step): (*const f32, usize),
-    i: usize,
-    acc: &mut Acc<V, TX, TY>,
-) {
-    let meets = |o: usize| R >= o * S && R - o * S < K;
-    let mut w = [[v.splat(0.0); K]; TY];
-    for (o, w) in w.iter_mut().enumerate() {
-        for (kx, w) in w.iter_mut().enumerate() {
-            if meets(o) {
-                // SAFETY: the caller's promise.
-                *w = unsafe { fetch.weights(v, panel.add(((R - o * S) * K + kx) * w_step)) };
-            }
-        }
-    }
-    let mut pixel = row.wrapping_offset(first * ld as isize);
-    // Written out: left to itself the compiler keeps long rows as loops, and accumulators in memory.
-    macro_rules! columns {
-        ($($reach:literal)*) => {
-            $(
-                if $reach < (TX - 1) * S + K {
-                    let middle = $reach >= K / 2 && $reach < (TX - 1) * S + K - K / 2;
-                    if middle || ((first + $reach) as usize) < width {
-                        // SAFETY: a pixel inside the image.
-                        let value = unsafe { fetch.fetch(v, pixel, i) };
-                        for o in 0..TY {
-                            for kx in 0..K {
-                                if meets(o) && $reach >= kx && ($reach - kx) % S == 0 && ($reach - kx) / S < TX {
-                                    let t = ($reach - kx) / S;
-                                    acc[o][t] = v.fma(value, w[o][kx], acc[o][t]);
-                                }
-                            }
-                        }
-                    }
-                    pixel = pixel.wrapping_add(ld);
-                }
-            )*
-        };
-    }
-    // Up to 7 steps of 2 and a kernel of 5 columns.
-    columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
-    let _ = pixel;
-}
-
-/// A tile of one row of `TX` pixels for any kernel, tap by tap.
-///
-/// # Safety
-/// As in [`Band::register`].
-#[inline(always)]
-unsafe fn any<V: Vector, F: Fetch<V>, const TX: usize>(
-    v: V,
-    fetch: &F,
-    (p, g): (&GroupedPanel<'_>, &Geometry),
-    mut w: *const f32,
-    [y, x]: [usize; 2],
-    bias: V::Reg,
-) -> Acc<V, TX, 1> {
-    let mut acc = [bias; TX];
-    for ky in 0..g.kernel[0] {
-        let row = g.at(0, y, ky) as usize;
-        for kx in 0..g.kernel[1] {
-            for i in 0..p.group[0] {
-                // SAFETY: a row of the panel.
-                let weight = unsafe { v.load(w) };
-                w = w.wrapping_add(V::ROW);
-                for (t, acc) in acc.iter_mut().enumerate() {
-                    let column = g.at(1, x + t, kx) as usize;
-                    if row < g.input[0] && column < g.input[1] {
-                        let pixel = p.x.wrapping_add((row * g.input[1] + column) * p.x_ld);
-                        // SAFETY: a pixel inside the image.
-                        *acc = v.fma(unsafe { fetch.fetch(v, pixel, i) }, weight, *acc);
-                    }
-                }
-            }
-        }
-    }
-    [acc]
 }
 
 /// Adds the residual, applies the activation and stores a tile; from output pixel `at` of the rows on, which are `width` pixels

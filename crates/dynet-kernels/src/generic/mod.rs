@@ -9,6 +9,7 @@ pub(crate) mod grouped;
 pub(crate) mod matvec;
 pub(crate) mod pixelwise;
 pub(crate) mod positions;
+pub(crate) mod slide;
 pub(crate) mod strip;
 pub(crate) mod winograd;
 

@@ -76,7 +76,7 @@ proptest! {
         let chosen = r.below(experts);
         let mut coefs = vec![0.0; experts * c_out];
         coefs[chosen * c_out..][..c_out].fill(1.0);
-        for isa in Isa::available() {
+        for isa in Isa::available().flat_map(Isa::tunings) {
             let pack = |shape, weights: &[f32]| match side {
                 None => Panels::pack(isa, Storage::F32, shape, weights),
                 Some(_) => winograd::pack_experts(isa, Storage::F32, shape, weights),
@@ -117,7 +117,7 @@ proptest! {
         let fixed = r.values(shape.experts * c_out * shape.k());
         let [x, residual] = [c_in, c_out].map(|channels| r.values(count * pixels * channels));
         let coefs = r.values(count * shape.experts * c_out);
-        for isa in Isa::available() {
+        for isa in Isa::available().flat_map(Isa::tunings) {
             let weights = Panels::pack(isa, storage, shape, &fixed);
             let of = |image: usize| {
                 let part = |len: usize| image * len..(image + 1) * len;
