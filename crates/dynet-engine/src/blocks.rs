@@ -10,6 +10,11 @@ const BLOCK_VALUES: usize = 262_144;
 /// Pixels that reading one fixed kernel of a panel is worth: 128 bytes a row at some 16 bytes a cycle, while a row of
 /// the panel is multiplied with one pixel in a cycle.
 const EXPERT_PIXELS: usize = 8;
+/// Cycles for a value that another core wrote last: it comes from that core's cache, a few lines at a time, while one of its own is
+/// read for nothing beside the product. Reading maps of 14 x 14 pixels of 116 channels took 4, long rows of ResNet50 1.3 (a Sapphire Rapids).
+const FOREIGN_CYCLES: usize = 2;
+/// Cycles for half a row of a panel of one fixed kernel, 64 bytes, that comes from memory: what of it is not hidden.
+const MEMORY_CYCLES: usize = 4;
 /// Fewest pixels of a block: nearly two tiles of registers.
 const LEAST: usize = 24;
 /// Tiles of one image; a batch is cut into pieces that fit [`MAX_TILES`].
@@ -33,13 +38,49 @@ const BF16_OUTPUTS: usize = 256 << 10;
 /// follow the threads of a session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blocks {
+    /// As many as tiles are to be shared by: at least two, which costs a single one next to nothing.
     threads: usize,
+    /// Whether there is more than one.
+    shared: bool,
+}
+
+/// What a layer reads and multiplies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layer {
+    /// Output pixels.
+    pub(crate) pixels: usize,
+    /// Values of input that each of them reads and its neighbours do not.
+    pub(crate) values: usize,
+    /// Whether a panel reads channels of its own alone.
+    pub(crate) by_channel: bool,
+    /// Rows of a panel.
+    pub(crate) terms: usize,
+    /// Half panels of output channels.
+    pub(crate) halves: usize,
+    /// Fixed kernels that each panel is the sum of; 0: static.
+    pub(crate) experts: usize,
+    /// Pixels that stay together.
+    pub(crate) row: usize,
 }
 
 impl Blocks {
-    /// For `threads` threads; for one as for two, which costs one nothing.
+    /// For `threads` threads.
     pub(crate) fn new(threads: usize) -> Self {
-        Self { threads: threads.clamp(2, MAX_THREADS) }
+        Self { threads: threads.clamp(2, MAX_THREADS), shared: threads > 1 }
+    }
+
+    /// Of a map of `pixels` pixels, of which each thread wrote its share, those that a thread reads of others' shares when `blocks` blocks
+    /// of them with `panels` tiles each are shared out in order: the most that a thread has.
+    fn foreign(self, blocks: usize, panels: usize, pixels: usize) -> usize {
+        let (tiles, block) = (blocks * panels, pixels.div_ceil(blocks));
+        let share = |len: usize, thread: usize| [thread, thread + 1].map(|t| t * len / self.threads);
+        let of = |thread: usize| {
+            let ([first, end], [from, to]) = (share(tiles, thread), share(pixels, thread));
+            let read = [first / panels * block, (end.div_ceil(panels) * block).min(pixels)];
+            let own = read[1].min(to).saturating_sub(read[0].max(from));
+            if first < end { read[1].saturating_sub(read[0]) - own } else { 0 }
+        };
+        if self.shared { (0..self.threads).map(of).max().unwrap_or(0) } else { 0 }
     }
 
     /// What a layer takes that is cut into `tiles` tiles of `each`: what all threads take and what one takes count alike, that
@@ -48,26 +89,29 @@ impl Blocks {
         (self.threads * tiles.div_ceil(self.threads) + tiles) * each
     }
 
-    /// Pixels of a tile for a layer of `pixels` output pixels that each read `values` of input and `halves` half panels of
-    /// output channels, each panel the sum of `experts` fixed kernels (0: static). A multiple of `row` pixels.
-    pub(crate) fn pixel_block(
-        self,
-        pixels: usize,
-        values: usize,
-        halves: usize,
-        experts: usize,
-        row: usize,
-    ) -> usize {
+    /// Pixels of a tile for a layer, whole rows of it.
+    pub(crate) fn pixel_block(self, layer: Layer) -> usize {
+        let Layer { pixels, values, by_channel, terms, halves, experts, row } = layer;
         let (rows, threads) = (pixels / row, self.threads);
         let panels = halves.div_ceil(2);
         let fuse = experts * EXPERT_PIXELS + 2;
-        // As `time`, in halves. A thread reads each of its blocks from afar once, which is a quarter of a panel's work.
+        let read = if by_channel { values.div_ceil(threads) } else { values };
+        // What a thread waits for, in half cycles for each row of a panel: what others wrote, and its part of the weights.
+        let waits = |blocks: usize| {
+            let foreign = self.foreign(blocks, panels, pixels) * FOREIGN_CYCLES * read / terms.max(1);
+            let weights = halves.min((halves * blocks).div_ceil(threads)) * experts.max(1) * MEMORY_CYCLES;
+            if self.shared { 2 * (foreign + weights) } else { 0 }
+        };
+        // As `time`, in half panels and thereby half cycles. A thread reads each of its blocks from afar once, which is a quarter of a
+        // panel's work.
         let time = |blocks: usize| {
             let [whole, half] = [halves / 2 * blocks, halves % 2 * blocks];
             let all = 2 * whole + half;
             let slower = (2 * whole.div_ceil(threads)).max(all.div_ceil(threads));
             let block = rows.div_ceil(blocks) * row;
-            (threads * slower + all) * (fuse + block) + blocks.div_ceil(threads) * block
+            (threads * slower + all) * (fuse + block)
+                + blocks.div_ceil(threads) * block
+                + 2 * threads * waits(blocks)
         };
         let least = (pixels * values).div_ceil(BLOCK_VALUES).clamp(1, rows);
         let most = (pixels / LEAST).clamp(least, least.max(32)).min(rows);
@@ -99,18 +143,23 @@ impl Blocks {
     /// where too many rows would be computed twice.
     pub(crate) fn window_rows(self, geometry: &Geometry, terms: usize, panels: usize) -> Option<usize> {
         let [height, width] = geometry.output();
-        let tile = |rows: usize| {
-            let read = rows_read(geometry, rows) * geometry.input[1];
-            (read, read * terms + rows * width * geometry.taps())
-        };
         let whole = geometry.input[0] * geometry.input[1];
-        let fits = |rows: &usize| {
-            let read = tile(*rows).0;
-            read <= PART_PIXELS && height.div_ceil(*rows) * read <= whole + whole / 6
+        let read = |rows: usize| rows_read(geometry, rows) * geometry.input[1];
+        let fits = |rows: usize, more: usize| {
+            read(rows) <= PART_PIXELS && height.div_ceil(rows) * read(rows) <= whole + more
         };
         let most = (IMAGE_TILES / panels).min(height);
-        let rows = (1..=most).map(|blocks| height.div_ceil(blocks)).filter(fits);
-        rows.min_by_key(|&rows| (panels * height.div_ceil(rows)).div_ceil(self.threads) * tile(rows).1)
+        let cuts = || (1..=most).map(|blocks| height.div_ceil(blocks));
+        cuts().find(|&rows| fits(rows, whole / 6))?;
+        let time = |rows: usize| {
+            let blocks = height.div_ceil(rows);
+            let tile = read(rows) * terms + rows * width * geometry.taps();
+            let foreign = self.foreign(blocks, panels, whole) * terms * FOREIGN_CYCLES;
+            (panels * blocks).div_ceil(self.threads) * tile + foreign
+        };
+        // What a core computes twice it need not wait for.
+        let more = if self.shared { whole / 3 } else { whole / 6 };
+        cuts().filter(|&rows| fits(rows, more)).min_by_key(|&rows| time(rows))
     }
 
     /// Rows and channels of a tile of Winograd's filtering for an output of `tiles` rows and columns of tiles of `side`, the rows a
@@ -210,10 +259,12 @@ pub(crate) fn rows_read(geometry: &Geometry, rows: usize) -> usize {
     reach.min(geometry.input[0])
 }
 
-/// How an output without weights is cut: into bands of pixels.
+/// How an output without weights is cut: into bands of pixels, four or a multiple of it, so that threads cut it where they cut maps of
+/// convolutions: each finds its part in its own cache.
 pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) -> Grid {
     // 16 Ki values are some microseconds of work.
-    let block = (16384 / channels.max(1)).max(pixels.div_ceil(IMAGE_TILES)).clamp(1, pixels.max(1));
+    let count = (pixels * channels).div_ceil(16384).next_multiple_of(4).min(IMAGE_TILES);
+    let block = pixels.div_ceil(count).max(1);
     Grid { images, pixels, channels, ld, pixel_block: block, channel_block: channels.max(1) }
 }
 
@@ -221,20 +272,45 @@ pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) ->
 mod tests {
     use super::*;
 
-    const TWO: Blocks = Blocks { threads: 2 };
+    const TWO: Blocks = Blocks { threads: 2, shared: true };
+    const ONE: Blocks = Blocks { threads: 2, shared: false };
+
+    /// A 1x1 layer.
+    fn layer(pixels: usize, values: usize, halves: usize, experts: usize, row: usize) -> Layer {
+        Layer { pixels, values, by_channel: false, terms: values, halves, experts, row }
+    }
 
     #[test]
     fn a_late_layer_is_cut_by_channels_and_an_early_one_by_pixels() {
-        assert_eq!(TWO.pixel_block(49, 512, 128, 4, 1), 49);
-        assert_eq!(TWO.pixel_block(49, 960, 10, 4, 1), 49);
-        assert_eq!(TWO.pixel_block(196, 240, 6, 0, 1), 98);
-        let early = TWO.pixel_block(3136, 256, 8, 4, 1);
+        assert_eq!(TWO.pixel_block(layer(49, 512, 128, 4, 1)), 49);
+        assert_eq!(TWO.pixel_block(layer(49, 960, 10, 4, 1)), 49);
+        assert_eq!(TWO.pixel_block(layer(196, 240, 6, 0, 1)), 98);
+        let early = TWO.pixel_block(layer(3136, 256, 8, 4, 1));
         assert!((98..=1024).contains(&early), "{early}");
-        assert_eq!(TWO.pixel_block(112 * 112, 32, 2, 0, 112) % 112, 0);
-        assert_eq!(TWO.pixel_block(1, 1024, 64, 4, 1), 1);
+        assert_eq!(TWO.pixel_block(layer(112 * 112, 32, 2, 0, 112)) % 112, 0);
+        assert_eq!(TWO.pixel_block(layer(1, 1024, 64, 4, 1)), 1);
         // 18 channels are a panel and a half: a thread each would leave one idle for half the time.
         assert_eq!([16, 18, 24, 25].map(|channels| half_panels(channels, 16)), [2, 3, 3, 4]);
-        assert!(TWO.pixel_block(3136, 18, 3, 4, 1) <= 1568);
+        assert!(TWO.pixel_block(layer(3136, 18, 3, 4, 1)) <= 1568);
+    }
+
+    #[test]
+    fn threads_keep_to_the_rows_that_they_wrote_where_that_costs_less_than_it_saves() {
+        // Of 99 pixels thread 1 has the last two of three blocks, of which it wrote 50.
+        assert_eq!(
+            [(1, 2), (2, 2), (3, 1)].map(|(blocks, panels)| TWO.foreign(blocks, panels, 99)),
+            [50, 1, 16]
+        );
+        assert_eq!(ONE.foreign(1, 2, 99), 0);
+        // ShuffleNetV2: 58 channels of 28 x 28, 116 of 14 x 14.
+        let rows = |cut: Blocks, side, terms, panels| {
+            cut.window_rows(&Geometry::same([side; 2], 3, 1), terms, panels)
+        };
+        assert_eq!([ONE, TWO].map(|cut| rows(cut, 28, 58, 2)), [Some(28), Some(14)]);
+        assert_eq!([ONE, TWO].map(|cut| rows(cut, 14, 116, 4)), [Some(14), Some(7)]);
+        assert_eq!([ONE, TWO].map(|cut| cut.pixel_block(layer(196, 116, 8, 4, 1))), [196, 98]);
+        // ResNet50: fixed kernels of 4 MB are not read twice.
+        assert_eq!(TWO.pixel_block(layer(196, 256, 64, 4, 1)), 196);
     }
 
     #[test]
@@ -242,8 +318,8 @@ mod tests {
         let read = |kernel, stride| pixels_read(&Geometry::same([28, 28], kernel, stride));
         assert_eq!([read(1, 1), read(3, 1), read(1, 2), read(3, 2), read(2, 3)], [1, 1, 1, 4, 4]);
         // ResNet50's 1x1 layer of stride 2 before 7 x 7 pixels, and its 1x1 layers of 14 x 14.
-        assert_eq!(TWO.pixel_block(49, 1024 * read(1, 2), 256, 4, 1), 49);
-        assert_eq!(TWO.pixel_block(196, 1024 * read(1, 1), 32, 4, 1), 196);
+        assert_eq!(TWO.pixel_block(layer(49, 1024 * read(1, 2), 256, 4, 1)), 49);
+        assert_eq!(TWO.pixel_block(layer(196, 1024 * read(1, 1), 32, 4, 1)), 196);
     }
 
     #[test]
@@ -270,8 +346,8 @@ mod tests {
     #[test]
     fn a_tile_computes_as_many_rows_as_its_cache_holds_and_few_of_them_twice() {
         // 112 x 112 with stride 2: 17 input rows are 1904 pixels.
-        assert_eq!(TWO.window_rows(&Geometry::same([112, 112], 3, 2), 16, 6), Some(8));
-        assert_eq!(TWO.window_rows(&Geometry::same([14, 14], 3, 1), 64, 24), Some(14));
+        assert_eq!(ONE.window_rows(&Geometry::same([112, 112], 3, 2), 16, 6), Some(8));
+        assert_eq!(ONE.window_rows(&Geometry::same([14, 14], 3, 1), 64, 24), Some(14));
         // A row or two of a wide image fit, of which most would be computed again.
         assert_eq!(TWO.window_rows(&Geometry::same([900, 900], 3, 1), 16, 6), None);
         assert_eq!(TWO.window_rows(&Geometry::same([4, 4], 3, 1), 16, 6000), None);
@@ -292,7 +368,7 @@ mod tests {
                 let what =
                     format!("{c_in} to {c_out} at {side} x {side}, {experts} experts, {threads} threads");
                 let halves = half_panels(c_out, nr);
-                let block = blocks.pixel_block(pixels, c_in, halves, experts, 1);
+                let block = blocks.pixel_block(layer(pixels, c_in, halves, experts, 1));
                 let channels = blocks.channel_block(c_out, nr, pixels.div_ceil(block));
                 assert!(
                     full(pixels.div_ceil(block) * c_out.div_ceil(channels)),
@@ -326,7 +402,7 @@ mod tests {
         for (pixels, cut) in [1, 49, 3136, 1 << 20].into_iter().flat_map(|p| [(p, TWO), (p, Blocks::new(64))])
         {
             for channels in [1, 24, 2048, 65536] {
-                let block = cut.pixel_block(pixels, 64, half_panels(channels, 8), 16, 1);
+                let block = cut.pixel_block(layer(pixels, 64, half_panels(channels, 8), 16, 1));
                 let blocks = pixels.div_ceil(block);
                 let tiles = blocks * channels.div_ceil(cut.channel_block(channels, 8, blocks));
                 assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");

@@ -6,7 +6,7 @@ use dynet_kernels::winograd::{self, Side};
 use dynet_kernels::{Border, Conv, Geometry, KernelShape, Panels, Storage, Taps};
 use dynet_net::{Conv2d, NodeId, Op, PaddingMode, Predictor, Shape};
 
-use crate::blocks;
+use crate::blocks::{self, Layer};
 use crate::error::PlanError;
 use crate::fold::{self, finite, fold, tensor};
 use crate::lower::{Chain, Lowering, Value};
@@ -94,7 +94,16 @@ impl Lowering<'_> {
                 self.blocks.bf16_tile(output.pixels(), [weights.k(), row], (conv.c_out, weights.nr()), fused)
             }
             None => {
-                let pixels = self.blocks.pixel_block(output.pixels(), values, halves, fused, row);
+                let layer = Layer {
+                    pixels: output.pixels(),
+                    values,
+                    by_channel: row > 1,
+                    terms: weights.k(),
+                    halves,
+                    experts: fused,
+                    row,
+                };
+                let pixels = self.blocks.pixel_block(layer);
                 let pixel_blocks = output.pixels().div_ceil(pixels);
                 (pixels, self.blocks.channel_block(conv.c_out, weights.nr(), pixel_blocks))
             }
@@ -258,7 +267,15 @@ impl Lowering<'_> {
         let mut geometry = Geometry::same([shape.h, shape.w], 1, 1);
         geometry.padding = [0, 0];
         let halves = blocks::half_panels(shape.c, weights.nr());
-        let pixel_block = self.blocks.pixel_block(shape.pixels(), shape.c, halves, 0, shape.w);
+        let pixel_block = self.blocks.pixel_block(Layer {
+            pixels: shape.pixels(),
+            values: shape.c,
+            by_channel: true,
+            terms: 1,
+            halves,
+            experts: 0,
+            row: shape.w,
+        });
         let pixel_blocks = shape.pixels().div_ceil(pixel_block);
         let step = ConvStep {
             x,

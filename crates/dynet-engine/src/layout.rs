@@ -35,8 +35,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Gives each buffer the lowest place that is free while it is alive, or the one before it in its place: what was used last is
-    /// used again soonest, while it is in cache.
+    /// Gives each buffer the place of the last one before it that was as large, or else the lowest one, of those that are free while it
+    /// is alive: what was used last is used again soonest, while it is in cache, and each thread writes the part of it that it wrote
+    /// before.
     ///
     /// # Errors
     /// If the arena is too large.
@@ -59,13 +60,13 @@ impl Layout {
                 .map(|&i| (offsets[i], buffers[i].len.next_multiple_of(LINE)))
                 .collect();
             others.sort_unstable();
-            let mut at = 0;
-            for (start, other) in others {
-                if at + size <= start {
-                    break;
-                }
-                at = at.max(start + other);
-            }
+            let is_free =
+                |at: usize| others.iter().all(|&(start, len)| at + size <= start || start + len <= at);
+            let as_large = placed.iter().filter(|&&i| buffers[i].len == this.len && is_free(offsets[i]));
+            let at = match as_large.max_by_key(|&&i| buffers[i].last) {
+                Some(&before) => offsets[before],
+                None => lowest(&others, size),
+            };
             offsets[index] = at;
             placed.push(index);
             len = len.max(at + size);
@@ -77,6 +78,18 @@ impl Layout {
         let offsets = owners.iter().map(|&owner| offsets[owner]).collect();
         Ok(Self { offsets, lens, len })
     }
+}
+
+/// The first place of `size` values beside those that are taken, by place.
+fn lowest(taken: &[(usize, usize)], size: usize) -> usize {
+    let mut at = 0;
+    for &(start, len) in taken {
+        if at + size <= start {
+            break;
+        }
+        at = at.max(start + len);
+    }
+    at
 }
 
 /// For each buffer the first one in its place.
