@@ -209,7 +209,7 @@ impl<'a> Lowering<'a> {
     fn is_pooled(&self, id: NodeId) -> bool {
         self.readers(id).iter().any(|reader| match self.net.node(*reader).op {
             Op::Predictor(_) | Op::GlobalAvgPool => true,
-            Op::Dropout { .. } => self.is_pooled(*reader),
+            Op::Dropout { .. } | Op::Slice { .. } => self.is_pooled(*reader),
             Op::Scale => self.net.node(*reader).inputs[0] == id && self.is_pooled(*reader),
             _ => false,
         })
@@ -250,7 +250,7 @@ impl<'a> Lowering<'a> {
         let shape = self.shape(last);
         let kind = kind(self);
         let output = self.buffer(shape.c, shape.pixels());
-        let can_sum = matches!(kind, Kind::Activate { .. } | Kind::Add { .. } | Kind::Scale { .. });
+        let can_sum = !matches!(kind, Kind::Image(_) | Kind::Border { .. } | Kind::Copy { .. });
         let block = blocks::bands(1, shape.pixels(), shape.c, output.ld).pixel_block;
         let sums = if can_sum { self.sums_of(last, block) } else { None };
         self.push(node, kind, output, sums);
@@ -328,6 +328,14 @@ impl<'a> Lowering<'a> {
     /// The mean over the pixels of a node's map.
     pub(crate) fn pooled(&mut self, id: NodeId) -> View {
         if let Some(view) = self.pooled[id.index()] {
+            return view;
+        }
+        let node = self.net.node(id);
+        if let Op::Slice { start, len } = node.op
+            && self.sums[node.inputs[0].index()].is_some()
+        {
+            let view = self.pooled(node.inputs[0]).slice(start, len);
+            self.pooled[id.index()] = Some(view);
             return view;
         }
         let shape = self.shape(id);

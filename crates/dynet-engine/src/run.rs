@@ -352,10 +352,19 @@ fn band<'a>(
     sums: Option<Tile<'_>>,
 ) {
     let pixels = |view: &View| read(view).pixels(image);
+    // While what was written is in the cache.
+    let add_up = |sums: Option<Tile<'_>>, out: &mut Tile<'_>| {
+        if let Some(mut sums) = sums {
+            pixelwise::tile_sums(isa, out, &mut sums);
+        }
+    };
     match kind {
         Kind::Image(g) => copy::image(planes, g, out),
         Kind::Border { x, geometry, border } => copy::border(pixels(x), geometry, *border, out),
-        Kind::MaxPool { x, geometry } => pixelwise::max_pool(isa, pixels(x), geometry, out),
+        Kind::MaxPool { x, geometry } => {
+            pixelwise::max_pool(isa, pixels(x), geometry, out);
+            add_up(sums, out);
+        }
         Kind::Activate { x, act } => pixelwise::activate(isa, pixels(x), *act, out, sums),
         Kind::Add { x, y, act } => pixelwise::add(isa, [pixels(x), pixels(y)], *act, out, sums),
         Kind::Scale { x, factors, act } => {
@@ -368,6 +377,7 @@ fn band<'a>(
                 *slot = (pixels(part), part.channels);
             }
             copy::shuffle(isa, &some[..parts.len()], *groups, out);
+            add_up(sums, out);
         }
         Kind::Conv(_)
         | Kind::Dense(_)

@@ -1,7 +1,7 @@
 //! Element-wise operations, pooling, and what turns a predictor's outputs into coefficients.
 
 use crate::activation::Activation;
-use crate::generic::pixelwise::{MaxWindows, Operation, Pixelwise, Softmax};
+use crate::generic::pixelwise::{MaxWindows, Operation, PixelSums, Pixelwise, Softmax};
 use crate::geometry::Geometry;
 use crate::isa::Isa;
 use crate::shared::Tile;
@@ -66,12 +66,19 @@ pub fn scale(
 /// If the sizes do not fit each other.
 pub fn sums(isa: Isa, x: Pixels<'_>, pixel0: usize, pixels: usize, out: &mut [f32]) {
     x.check(pixel0 + pixels, out.len());
-    out.fill(0.0);
-    let whole = |sum: &mut [f32], row: &[f32]| sum.iter_mut().zip(row).for_each(|(s, x)| *s += x);
-    let _ = isa;
-    for p in pixel0..pixel0 + pixels {
-        whole(out, &x.data[p * x.ld..]);
-    }
+    // `x` may end before a pixel behind its last one.
+    let first = x.data.as_ptr().wrapping_add(pixel0 * x.ld);
+    isa.run(PixelSums { first, ld: x.ld, pixels, sums: out });
+}
+
+/// Sums over the pixels of a tile into `sums`, one pixel with the tile's channels.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub fn tile_sums(isa: Isa, tile: &mut Tile<'_>, sums: &mut Tile<'_>) {
+    sums.start_sums(tile);
+    let (first, ld, pixels) = (tile.as_mut_ptr().cast_const(), tile.ld(), tile.pixels());
+    isa.run(PixelSums { first, ld, pixels, sums: sums.row(0) });
 }
 
 /// `out[c] = factor * sum of partial[i][c]` over the chunks `i` in order: ends a global average pooling whose sums

@@ -108,6 +108,44 @@ impl Job for Pixelwise<'_, '_> {
     }
 }
 
+/// Sums of each channel over pixels, in their order. The pixels have as many channels as there are sums.
+pub(crate) struct PixelSums<'a> {
+    /// The first pixel.
+    pub(crate) first: *const f32,
+    pub(crate) ld: usize,
+    pub(crate) pixels: usize,
+    pub(crate) sums: &'a mut [f32],
+}
+
+impl Job for PixelSums<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        // Registers at once: additions wait for the one before.
+        const AT_ONCE: usize = 4;
+        let n = self.sums.len();
+        for start in (0..n).step_by(AT_ONCE * V::LANES) {
+            let columns: [(usize, usize); AT_ONCE] = std::array::from_fn(|j| {
+                let c = (start + j * V::LANES).min(n);
+                (c, (n - c).min(V::LANES))
+            });
+            let mut sums = [v.splat(0.0); AT_ONCE];
+            for p in 0..self.pixels {
+                let pixel = self.first.wrapping_add(p * self.ld);
+                for (sum, (c, lanes)) in sums.iter_mut().zip(columns) {
+                    // SAFETY: `lanes` channels of a pixel from `c` on.
+                    *sum = v.add(*sum, unsafe { v.load_some(pixel.wrapping_add(c), lanes) });
+                }
+            }
+            for (sum, (c, lanes)) in sums.into_iter().zip(columns) {
+                // SAFETY: `lanes` sums from `c` on.
+                unsafe { v.store_some(self.sums[c..].as_mut_ptr(), sum, lanes) };
+            }
+        }
+    }
+}
+
 /// The greatest value of each channel over windows, one for each pixel of a tile.
 pub(crate) struct MaxWindows<'a, 't> {
     pub(crate) x: Pixels<'a>,

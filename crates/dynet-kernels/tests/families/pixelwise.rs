@@ -78,6 +78,14 @@ pub(crate) fn sums(isa: Isa, r: &mut Random, what: &str) {
         // 30 additions of values below 1.
         assert!((f64::from(*got) - want).abs() < 1e-5, "{what}: channel {c}: {got} of {want}");
     }
+    // Those of a tile, of what lies there, are the same.
+    let mut map = x;
+    let mut sums = vec![GUARD; channels + 1];
+    let mut tile = Tile::whole(&mut map, pixels, channels, ld);
+    let mut sum = Tile::whole(&mut sums[..channels], 1, channels, channels);
+    pixelwise::tile_sums(isa, &mut tile.rows(first, pixels - first), &mut sum);
+    assert_eq!(sums[..channels], out, "{what}");
+    assert_eq!(sums[channels], GUARD, "{what}");
 }
 
 pub(crate) fn max_pool(isa: Isa, r: &mut Random, what: &str) {
