@@ -36,7 +36,7 @@ pub struct Options {
     /// Instruction set.
     pub isa: Isa,
     /// Threads that the layers are cut for. Sessions may have more, which then find nothing to do in some layers, or fewer, which
-    /// costs them a few percent. Sums over a map's pixels are added block by block: plans for other numbers above two may differ in
+    /// costs them a few percent. Sums over a map's pixels are added block by block: plans for other numbers may differ in
     /// the last bits of their logits, sessions of one plan never do.
     pub threads: usize,
     /// Nodes whose outputs can be read after a run. Each of them is computed as the net has it: an activation or a

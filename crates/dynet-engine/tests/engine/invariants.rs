@@ -28,7 +28,13 @@ fn logits_are_the_same_bits_at_any_position_batch_size_and_thread_count() {
         let len = net.input().len();
         // More than one piece of images that run together.
         let images = Random(2).values(19 * len);
-        let plans = [(Precision::F32, 1), (Precision::Bf16, 1), (Precision::F32, 7), (Precision::Bf16, 16)];
+        let plans = [
+            (Precision::F32, 1),
+            (Precision::F32, 2),
+            (Precision::Bf16, 1),
+            (Precision::F32, 7),
+            (Precision::Bf16, 16),
+        ];
         for (precision, cut) in plans {
             let options = Options { precision, threads: cut, ..Options::default() };
             let mut alone = session(&net, &weights, &options, 1);
