@@ -263,6 +263,7 @@ pub(crate) fn rows_read(geometry: &Geometry, rows: usize) -> usize {
 /// convolutions: each finds its part in its own cache.
 pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) -> Grid {
     // 16 Ki values are some microseconds of work.
+    // 16 Ki values are some microseconds of work.
     let count = (pixels * channels).div_ceil(16384).next_multiple_of(4).min(IMAGE_TILES);
     let block = pixels.div_ceil(count).max(1);
     Grid { images, pixels, channels, ld, pixel_block: block, channel_block: channels.max(1) }
