@@ -16,6 +16,9 @@ impl<'a> Rest<'a> {
     /// # Panics
     /// If a step reads what it writes: layouts never let them overlap.
     pub(crate) fn get(&self, range: Range<usize>) -> &'a [f32] {
+        if range.is_empty() {
+            return &[];
+        }
         let inside = |(start, piece): &&(usize, &[f32])| {
             *start <= range.start && range.end <= start + piece.len() && !piece.is_empty()
         };

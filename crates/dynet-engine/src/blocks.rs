@@ -162,6 +162,12 @@ impl Blocks {
         cuts().filter(|&rows| fits(rows, more)).min_by_key(|&rows| time(rows))
     }
 
+    /// Rows of a tile of a pooled map that computes what it pools: one tile for each thread, since tiles share rows.
+    pub(crate) fn pooled_rows(self, height: usize) -> usize {
+        let tiles = if self.shared { self.threads } else { 1 };
+        height.div_ceil(tiles.min(IMAGE_TILES))
+    }
+
     /// Rows and channels of a tile of Winograd's filtering for an output of `tiles` rows and columns of tiles of `side`, the rows a
     /// multiple of `side`; `channels` channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static), that read strips
     /// of `strip` rows of tiles.
@@ -262,7 +268,6 @@ pub(crate) fn rows_read(geometry: &Geometry, rows: usize) -> usize {
 /// How an output without weights is cut: into bands of pixels, four or a multiple of it, so that threads cut it where they cut maps of
 /// convolutions: each finds its part in its own cache.
 pub(crate) fn bands(images: usize, pixels: usize, channels: usize, ld: usize) -> Grid {
-    // 16 Ki values are some microseconds of work.
     // 16 Ki values are some microseconds of work.
     let count = (pixels * channels).div_ceil(16384).next_multiple_of(4).min(IMAGE_TILES);
     let block = pixels.div_ceil(count).max(1);

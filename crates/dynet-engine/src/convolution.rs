@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dynet_kernels::winograd::{self, Side};
-use dynet_kernels::{Border, Conv, Geometry, KernelShape, Panels, Storage, Taps};
+use dynet_kernels::{Border, Conv, Geometry, KernelShape, Panels, Stem, Storage, Taps};
 use dynet_net::{Conv2d, NodeId, Op, PaddingMode, Predictor, Shape};
 
 use crate::blocks::{self, Layer};
@@ -36,13 +36,32 @@ impl Lowering<'_> {
         }
     }
 
+    /// The window of a stem that reads the images as they are given.
+    fn reads_planes(&self, id: NodeId) -> Option<Geometry> {
+        let conv = self.stem(id)?;
+        let image = self.shape(self.net.node(id).inputs[0]);
+        let geometry = Geometry {
+            input: [image.h, image.w],
+            kernel: conv.kernel,
+            stride: conv.stride,
+            padding: conv.padding,
+            dilation: conv.dilation,
+        };
+        let is_plain = conv.dynamic.is_none() && self.options.precision == Precision::F32;
+        (is_plain && Stem::fits(&geometry, conv.c_in)).then_some(geometry)
+    }
+
     pub(crate) fn conv(&mut self, id: NodeId, conv: &Conv2d) -> Result<(), PlanError> {
+        let planes = self.reads_planes(id);
         // The input first: making it may need a step of its own.
-        let (x, input_scale) = self.conv_input(id, conv);
+        let (x, input_scale) = match planes {
+            Some(_) => (self.packed_buffer(0, 0), None),
+            None => self.conv_input(id, conv),
+        };
         let chain = self.epilogue(id);
         let (kernels, bias) = self.folded(id, conv, &chain)?;
         let output = self.shape(chain.last);
-        let geometry = self.geometry(id, conv);
+        let geometry = planes.unwrap_or_else(|| self.geometry(id, conv));
         let is_one = output.pixels() == 1 && geometry.input == [1, 1] && geometry.is_pointwise();
         if is_one && conv.groups == 1 && conv.dynamic.is_none() && input_scale.is_none() {
             let step = self.dense(x, self.dense_storage(), &kernels, bias, chain.act);
@@ -55,9 +74,11 @@ impl Lowering<'_> {
         let precision = if self.is_dense(conv) { self.options.precision } else { Precision::F32 };
         let bf16 = precision == Precision::Bf16;
         // The tiles of AMX multiply so fast that transforms would take longer than what they save.
-        let side = if input_scale.is_none() && !bf16 { side(conv, &geometry) } else { None };
+        let transforms = planes.is_none() && input_scale.is_none() && !bf16;
+        let side = if transforms { side(conv, &geometry) } else { None };
         let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
         let (weights, (x, reading)) = match side {
+            _ if planes.is_some() => (Stem::pack(self.isa, shape, &kernels), (x, Reading::Planes(geometry))),
             Some(side) => {
                 let weights = match conv.dynamic {
                     None => winograd::pack(self.isa, side, &geometry, shape, &kernels),
@@ -75,7 +96,8 @@ impl Lowering<'_> {
                 (weights, (x, reading))
             }
         };
-        let row = if matches!(reading, Reading::Window(_)) { output.w } else { 1 };
+        let by_channel = matches!(reading, Reading::Window(_));
+        let row = if by_channel || planes.is_some() { output.w } else { 1 };
         let values = conv.c_in * blocks::pixels_read(&geometry);
         let halves = blocks::half_panels(conv.c_out, weights.nr());
         let fused = if conv.dynamic.is_some() { experts } else { 0 };
@@ -97,7 +119,7 @@ impl Lowering<'_> {
                 let layer = Layer {
                     pixels: output.pixels(),
                     values,
-                    by_channel: row > 1,
+                    by_channel,
                     terms: weights.k(),
                     halves,
                     experts: fused,
@@ -126,6 +148,7 @@ impl Lowering<'_> {
             pixel_block,
             channel_block,
             panel_major,
+            pool: None,
             expand: None,
         };
         let out = self.buffer(output.c, output.pixels());
@@ -292,6 +315,7 @@ impl Lowering<'_> {
             act: chain.act,
             pixel_block,
             panel_major: false,
+            pool: None,
             expand: None,
         };
         let output = self.buffer(shape.c, shape.pixels());

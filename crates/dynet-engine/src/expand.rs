@@ -30,7 +30,7 @@ pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View
 }
 
 /// The step that alone reads the map of a step.
-fn reader(steps: &[Step], at: usize, kept: &[View]) -> Option<usize> {
+pub(crate) fn reader(steps: &[Step], at: usize, kept: &[View]) -> Option<usize> {
     let buffer = steps[at].output.buffer;
     let touches = |step: &Step| step.reads().iter().chain([&step.output]).any(|view| view.buffer == buffer);
     let mut others = (0..steps.len()).filter(|&i| i != at && touches(&steps[i]));
@@ -101,11 +101,15 @@ fn put(
     };
     window.panel_major |= expand.panel_major;
     window.expand = Some(expand);
-    let Some(mut sums) = step.sums else { return };
-    // A tile's sums are a block's.
+    count_sums(steps, by, count, buffers);
+}
+
+/// Step `at` has `count` blocks of pixels: a tile's sums are a block's.
+pub(crate) fn count_sums(steps: &mut [Step], at: usize, count: usize, buffers: &mut [Lifetime]) {
+    let Some(sums) = &mut steps[at].sums else { return };
     sums.pixels = count;
+    let sums = *sums;
     buffers[sums.buffer].len = sums.ld * count;
-    step.sums = Some(sums);
     for step in steps {
         if let Kind::Combine { sums: of, .. } = &mut step.kind
             && of.buffer == sums.buffer
@@ -116,7 +120,7 @@ fn put(
 }
 
 /// Two names as one: `features.2.conv.{0.0,1.0}`.
-fn both(a: &str, b: &str) -> String {
+pub(crate) fn both(a: &str, b: &str) -> String {
     let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
     let start = a[..same].rfind('.').map_or(0, |dot| dot + 1);
     format!("{}{{{},{}}}", &a[..start], &a[start..], &b[start..])

@@ -35,6 +35,7 @@ mod lower;
 mod pass;
 mod peaks;
 mod plan;
+mod pooled;
 mod run;
 mod session;
 mod step;

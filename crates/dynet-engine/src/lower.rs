@@ -10,6 +10,7 @@ use crate::fold::tensor;
 use crate::in_place;
 use crate::layout::Lifetime;
 use crate::plan::{Options, Precision};
+use crate::pooled;
 use crate::step::{DenseStep, Kind, Step, View};
 
 /// Maps that a shuffle takes at once.
@@ -101,6 +102,7 @@ impl<'a> Lowering<'a> {
         let taps: Vec<View> = self.options.taps.clone().into_iter().map(|id| self.map(id)).collect();
         let kept: Vec<View> = taps.iter().copied().chain([logits]).collect();
         expand::join(&mut self.steps, &mut self.buffers, &kept, self.blocks);
+        pooled::join(&mut self.steps, &mut self.buffers, &kept, self.blocks);
         self.live(&kept);
         in_place::add(&mut self.steps, &mut self.buffers);
         Ok((logits, taps))

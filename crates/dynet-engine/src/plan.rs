@@ -1,7 +1,7 @@
 //! `Plan::compile`: everything about a net that does not depend on the images, done once.
 
 use dynet_kernels::winograd::WinogradConv;
-use dynet_kernels::{Conv, Grid, Isa, KernelShape, PerThread, Storage};
+use dynet_kernels::{Conv, Grid, Isa, KernelShape, PerThread, Stem, Storage};
 use dynet_net::{Net, NodeId, Op, Shape, Weights};
 
 use crate::ahead::Stream;
@@ -11,6 +11,7 @@ use crate::error::PlanError;
 use crate::expand;
 use crate::layout::{Layout, MAX_VALUES};
 use crate::lower::Lowering;
+use crate::pooled::Pooling;
 use crate::step::{ConvStep, Gate, Head, Kind, Reading, Step, View};
 
 /// What dense convolutions multiply.
@@ -105,7 +106,10 @@ impl Plan {
         }
         let mut lowering = Lowering::new(net, weights, options);
         let (logits, taps) = lowering.run()?;
-        let layout = Layout::new(&lowering.buffers)?;
+        let layout = match options.threads {
+            0 | 1 => Layout::new(&lowering.buffers)?,
+            _ => Layout::for_threads(&lowering.buffers)?,
+        };
         let mut steps = lowering.steps;
         let scratch_len = steps.iter().map(scratch_len).max().unwrap_or(0).max(16);
         for step in &mut steps {
@@ -180,7 +184,8 @@ fn info(net: &Net, step: &Step) -> LayerInfo {
                 Some(_) => (c.weights.experts() * c.weights.k() * c.weights.n()) as u64,
                 None => 0,
             };
-            let mut all = (weights * step.output.pixels as u64, fusion(c), c.weights.len_bytes());
+            let pixels = c.pool.as_ref().map_or(step.output.pixels, Pooling::pixels);
+            let mut all = (weights * pixels as u64, fusion(c), c.weights.len_bytes());
             bf16_madds = bf16(c, all.0);
             if let Some(expand) = &c.expand {
                 let w = &expand.weights;
@@ -225,7 +230,7 @@ pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
         pixels: output.pixels,
         channels: output.channels,
         ld: output.ld,
-        pixel_block: step.pixel_block,
+        pixel_block: step.pool.as_ref().map_or(step.pixel_block, |pool| pool.pixel_block),
         channel_block: step.channel_block,
     }
 }
@@ -242,6 +247,7 @@ pub(crate) fn conv_scratch_len(c: &ConvStep) -> usize {
                 let rows = c.pixel_block.div_ceil(geometry.output()[1]);
                 WinogradConv::scratch_len(&c.weights, *side, geometry, rows, c.head.is_some())
             }
+            Reading::Planes(geometry) => Stem::scratch_len(geometry, c.weights.k() / geometry.taps()),
             _ => product_scratch_len(c, c.pixel_block),
         };
     len.next_multiple_of(16)
@@ -267,7 +273,8 @@ fn scratch_len(step: &Step) -> usize {
                 Some(Head::Inline(gate, _)) => gate.len() * (c.channel_block / c.weights.nr()),
                 _ => 0,
             };
-            conv_scratch_len(c) + gate
+            let map = c.pool.as_ref().map_or(0, |pool| pool.scratch_len(c.channel_block));
+            conv_scratch_len(c) + gate + map
         }
         Kind::Gate { gate, .. } => gate_scratch_len(gate),
         Kind::Dense(d) => Conv::scratch_len(&d.weights),

@@ -170,6 +170,8 @@ impl Frame<'_> {
         let inputs = Inputs {
             isa,
             step: c,
+            planes: self.planes,
+            images,
             x: reader(expand.map_or(c.x, |expand| expand.x)),
             head: head(c, apart),
             expand_head: expand.and_then(|expand| head(expand, true)),
@@ -359,10 +361,10 @@ fn band<'a>(
         }
     };
     match kind {
-        Kind::Image(g) => copy::image(planes, g, out),
+        Kind::Image(g) => copy::image(isa, planes, g, out),
         Kind::Border { x, geometry, border } => copy::border(pixels(x), geometry, *border, out),
         Kind::MaxPool { x, geometry } => {
-            pixelwise::max_pool(isa, pixels(x), geometry, out);
+            pixelwise::max_pool(isa, pixels(x), 0, geometry, out);
             add_up(sums, out);
         }
         Kind::Activate { x, act } => pixelwise::activate(isa, pixels(x), *act, out, sums),

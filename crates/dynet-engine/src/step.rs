@@ -7,6 +7,7 @@ use dynet_kernels::{Activation, Border, Coefs, Geometry, Grid, Panels, Taps};
 use dynet_net::{CoefActivation, NodeId};
 
 use crate::plan::Precision;
+use crate::pooled::Pooling;
 
 /// A map of every image of a batch within one buffer `[images][pixels][ld]`, or a run of its channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ impl Head {
 pub(crate) enum Reading {
     /// Output pixel `p` reads input pixel `p`.
     Pointwise,
+    /// The images' planes themselves; there is no map then.
+    Planes(Geometry),
     /// Through a table of pixels.
     Table(Taps),
     /// A sliding window over narrow groups.
@@ -138,6 +141,8 @@ pub(crate) struct ConvStep {
     pub(crate) channel_block: usize,
     /// Whether all images are run over a panel before the next panel is looked at.
     pub(crate) panel_major: bool,
+    /// The max pooling of its output, part by part; the step's output is what that makes.
+    pub(crate) pool: Option<Pooling>,
     /// The 1x1 convolution that makes `x`, a part of which each tile computes for itself; `x` is not in memory then.
     pub(crate) expand: Option<Box<ConvStep>>,
 }
@@ -282,6 +287,12 @@ impl Step {
                 "1x1 bf16 + window"
             }
             Kind::Conv(c) if c.expand.is_some() => "1x1 + window",
+            Kind::Conv(c) if c.pool.is_some() => match &c.reading {
+                Reading::Planes(_) => "stem + pool",
+                Reading::Winograd(..) => "winograd + pool",
+                _ if c.precision == Precision::Bf16 => "bf16 + pool",
+                _ => "product + pool",
+            },
             Kind::Conv(c) if c.precision == Precision::Bf16 => match (&c.reading, c.head.is_some()) {
                 (Reading::Pointwise, false) => "1x1 bf16",
                 (Reading::Pointwise, true) => "1x1 bf16 fused",
@@ -289,6 +300,7 @@ impl Step {
                 (_, true) => "implicit bf16 fused",
             },
             Kind::Conv(c) => match (&c.reading, c.head.is_some()) {
+                (Reading::Planes(_), _) => "stem",
                 (Reading::Pointwise, false) => "1x1 product",
                 (Reading::Pointwise, true) => "1x1 fused",
                 (Reading::Table(_), false) => "implicit product",

@@ -4,13 +4,14 @@ use std::sync::atomic::AtomicU64;
 
 use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
-    Coefs, Conv, Epilogue, GroupedConv, Isa, OfImage, Pixels, Residual, Tile, conv_ahead, conv_bf16,
-    conv_images, grouped,
+    Coefs, Conv, Epilogue, GroupedConv, Isa, OfImage, Pixels, Residual, Stem, Tile, conv_ahead, conv_bf16,
+    conv_images, grouped, stem,
 };
 
 use crate::ahead::Ahead;
 use crate::expand::expanded;
 use crate::plan::{Precision, conv_scratch_len};
+use crate::pooled::pooled;
 use crate::run::{Reader, coefficients};
 use crate::step::{ConvStep, Head, Reading};
 
@@ -19,6 +20,9 @@ use crate::step::{ConvStep, Head, Reading};
 pub(crate) struct Inputs<'a> {
     pub(crate) isa: Isa,
     pub(crate) step: &'a ConvStep,
+    /// The images `[n, c, h, w]`.
+    pub(crate) planes: &'a [f32],
+    pub(crate) images: usize,
     pub(crate) x: Reader<'a>,
     pub(crate) head: Option<Reader<'a>>,
     /// The coefficients of the convolution that makes `x`.
@@ -33,6 +37,12 @@ pub(crate) struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
+    /// The planes of an image.
+    fn planes(&self, image: usize) -> &'a [f32] {
+        let len = self.planes.len() / self.images;
+        &self.planes[image * len..][..len]
+    }
+
     fn epilogue(&self, image: usize) -> Epilogue<'a> {
         let residual = match self.residual {
             Some(residual) => Some(Residual::Map(residual.pixels(image))),
@@ -60,8 +70,22 @@ impl<'a> Inputs<'a> {
         self.ahead.map_or(&[], |ahead| ahead.take(len))
     }
 
-    /// Computes a tile of an image.
+    /// Computes a tile of an image: of the convolution, or of what is pooled of it.
     pub(crate) fn tile(
+        &self,
+        image: usize,
+        tile: &mut Tile<'_>,
+        sums: Option<Tile<'_>>,
+        scratch: &mut [f32],
+    ) {
+        match &self.step.pool {
+            Some(pooling) => pooled(self, pooling, image, tile, sums, scratch),
+            None => self.convolve(image, tile, sums, scratch),
+        }
+    }
+
+    /// Computes a tile of the convolution.
+    pub(crate) fn convolve(
         &self,
         image: usize,
         tile: &mut Tile<'_>,
@@ -94,6 +118,10 @@ impl<'a> Inputs<'a> {
                 let (x, epilogue) = (self.x.pixels(image), self.epilogue(image));
                 let c = WinogradConv { x, geometry, side: *side, weights, coefs, epilogue };
                 winograd(isa, &c, scratch, tile, sums);
+            }
+            Reading::Planes(geometry) => {
+                let (planes, epilogue) = (self.planes(image), self.epilogue(image));
+                stem(isa, &Stem { planes, geometry, weights, epilogue }, scratch, tile, sums);
             }
             Reading::Pointwise | Reading::Table(_) => {
                 let c = self.product(image, coefs);

@@ -2,8 +2,9 @@
 
 use crate::activation::Activation;
 use crate::generic::fuse::{FuseBeside, FusePanel, fuse};
-use crate::generic::gemm::{Ahead, FEW_AHEAD, FEW_ROWS, PACE, PanelProduct, Sink, Source};
+use crate::generic::gemm::{Ahead, FEW_AHEAD, FEW_ROWS, PACE, PanelProduct};
 use crate::generic::matvec::MatVec;
+use crate::generic::operands::{Sink, Source};
 use crate::geometry::Taps;
 use crate::isa::Isa;
 use crate::panels::{Data, Panels, Storage};
@@ -369,19 +370,7 @@ impl Conv<'_> {
 
     /// Where the results of a checked tile go.
     pub(crate) fn sink(&self, tile: &mut Tile<'_>, sums: *mut f32) -> Sink {
-        let e = &self.epilogue;
-        let (residual, residual_ld) = e.residual_of(tile);
-        Sink {
-            ld: tile.ld(),
-            cols: tile.channels(),
-            bias: e.bias_of(tile),
-            residual,
-            residual_ld,
-            act: e.act,
-            sums,
-            out: tile.as_mut_ptr(),
-            resume: false,
-        }
+        Sink::new(&self.epilogue, tile, sums)
     }
 
     /// Rows of `panels` panels that are fused and multiplied at a time.

@@ -1,5 +1,6 @@
 //! Copies that change a layout: images to channels last, borders, channel shuffles.
 
+use crate::generic::interleave::Interleave;
 use crate::geometry::{Border, Geometry};
 use crate::isa::Isa;
 use crate::shared::Tile;
@@ -11,7 +12,7 @@ use crate::view::Pixels;
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub fn image(planes: &[f32], g: &Geometry, out: &mut Tile<'_>) {
+pub fn image(isa: Isa, planes: &[f32], g: &Geometry, out: &mut Tile<'_>) {
     let [h, w] = g.input;
     let [height, width] = [h + 2 * g.padding[0], w + 2 * g.padding[1]];
     assert_eq!(planes.len(), h * w * (out.channel0() + out.channels()), "image of {h} x {w} pixels");
@@ -20,7 +21,7 @@ pub fn image(planes: &[f32], g: &Geometry, out: &mut Tile<'_>) {
     if let Some(out) = out.contiguous()
         && c0 == 0
     {
-        return image_rows(planes, g, p0, channels, out);
+        return isa.run(ImageRows { planes, g, p0, channels, out });
     }
     for i in 0..out.pixels() {
         let p = out.pixel0() + i;
@@ -33,49 +34,54 @@ pub fn image(planes: &[f32], g: &Geometry, out: &mut Tile<'_>) {
 }
 
 /// [`image`] into pixels without gaps, from pixel `p0` on: row by row, each plane's part of it in turn.
-fn image_rows(planes: &[f32], g: &Geometry, p0: usize, channels: usize, mut out: &mut [f32]) {
-    let [h, w] = g.input;
-    let width = w + 2 * g.padding[1];
-    let mut p = p0;
-    while !out.is_empty() {
-        let (y, x) = (p / width, p % width);
-        let run = (width - x).min(out.len() / channels);
-        let (row, rest) = out.split_at_mut(run * channels);
-        (out, p) = (rest, p + run);
-        let y = y.wrapping_sub(g.padding[0]);
-        if y >= h {
-            row.fill(0.0);
-            continue;
-        }
-        // Columns of the row that lie inside the image.
-        let first = g.padding[1].clamp(x, x + run);
-        let end = (g.padding[1] + w).clamp(x, x + run);
-        row[..(first - x) * channels].fill(0.0);
-        row[(end - x) * channels..].fill(0.0);
-        if first == end {
-            continue;
-        }
-        let inside = &mut row[(first - x) * channels..(end - x) * channels];
-        let plane = |c: usize| &planes[(c * h + y) * w + first - g.padding[1]..][..end - first];
-        match channels {
-            1 => inside.copy_from_slice(plane(0)),
-            3 => interleave([plane(0), plane(1), plane(2)], inside),
-            _ => {
-                for c in 0..channels {
-                    inside[c..].iter_mut().step_by(channels).zip(plane(c)).for_each(|(to, v)| *to = *v);
+struct ImageRows<'a> {
+    planes: &'a [f32],
+    g: &'a Geometry,
+    p0: usize,
+    channels: usize,
+    out: &'a mut [f32],
+}
+
+impl Job for ImageRows<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { planes, g, p0, channels, mut out } = self;
+        let interleave = Interleave::<V, 3>::new(v);
+        let [h, w] = g.input;
+        let width = w + 2 * g.padding[1];
+        let mut p = p0;
+        while !out.is_empty() {
+            let (y, x) = (p / width, p % width);
+            let run = (width - x).min(out.len() / channels);
+            let (row, rest) = out.split_at_mut(run * channels);
+            (out, p) = (rest, p + run);
+            let y = y.wrapping_sub(g.padding[0]);
+            if y >= h {
+                row.fill(0.0);
+                continue;
+            }
+            // Columns of the row that lie inside the image.
+            let first = g.padding[1].clamp(x, x + run);
+            let end = (g.padding[1] + w).clamp(x, x + run);
+            row[..(first - x) * channels].fill(0.0);
+            row[(end - x) * channels..].fill(0.0);
+            if first == end {
+                continue;
+            }
+            let inside = &mut row[(first - x) * channels..(end - x) * channels];
+            let plane = |c: usize| &planes[(c * h + y) * w + first - g.padding[1]..][..end - first];
+            match channels {
+                1 => inside.copy_from_slice(plane(0)),
+                3 => interleave.run(v, [plane(0), plane(1), plane(2)], inside),
+                _ => {
+                    for c in 0..channels {
+                        inside[c..].iter_mut().step_by(channels).zip(plane(c)).for_each(|(to, v)| *to = *v);
+                    }
                 }
             }
         }
-    }
-}
-
-/// Value `i` of each row in turn.
-#[inline(always)]
-fn interleave<const N: usize>(rows: [&[f32]; N], out: &mut [f32]) {
-    let len = out.len() / N;
-    let rows = rows.map(|row| &row[..len]);
-    for (i, to) in out.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-        *to = rows.map(|row| row[i]);
     }
 }
 
@@ -184,11 +190,12 @@ impl<const N: usize> Job for Interleaved<'_, N> {
     type Out = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self, _: V) {
+    fn run<V: Vector>(self, v: V) {
         let Self { groups, mut out } = self;
         let (p0, each) = (out.pixel0(), out.channels() / N);
+        let interleave = Interleave::<V, N>::new(v);
         for i in 0..out.pixels() {
-            interleave(groups.map(|x| &x.data[(p0 + i) * x.ld..][..each]), out.row(i));
+            interleave.run(v, groups.map(|x| &x.data[(p0 + i) * x.ld..][..each]), out.row(i));
         }
     }
 }

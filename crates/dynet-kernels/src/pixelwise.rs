@@ -100,16 +100,23 @@ pub fn combine_sums(partial: &[f32], factor: f32, out: &mut [f32]) {
     out.iter_mut().for_each(|s| *s *= factor);
 }
 
-/// Greatest value of each channel over a window; padding counts as minus infinity.
+/// Greatest value of each channel over a window; padding counts as minus infinity. `x` begins with row `origin` of the map and
+/// reaches as far as the tile reads.
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub fn max_pool(isa: Isa, x: Pixels<'_>, g: &Geometry, out: &mut Tile<'_>) {
-    x.check(g.input[0] * g.input[1], out.channel0() + out.channels());
+pub fn max_pool(isa: Isa, x: Pixels<'_>, origin: usize, g: &Geometry, out: &mut Tile<'_>) {
     let [height, width] = g.output();
-    assert!(out.pixel0() + out.pixels() <= height * width, "{out:?} of {height} x {width} pixels");
+    let end = out.pixel0() + out.pixels();
+    assert!(end <= height * width, "{out:?} of {height} x {width} pixels");
     assert_eq!(g.dilation, [1, 1], "max pooling has no dilation");
-    isa.run(MaxWindows { x, geometry: g, out });
+    if out.pixels() == 0 {
+        return;
+    }
+    let rows = g.rows_read(out.pixel0() / width..end.div_ceil(width));
+    assert!(rows.is_empty() || rows.start >= origin, "a map from row {origin} on, rows {rows:?} are read");
+    x.check((rows.end - origin.min(rows.end)) * g.input[1], out.channel0() + out.channels());
+    isa.run(MaxWindows { x, origin, geometry: g, out });
 }
 
 /// Softmax over the experts of each channel, of the values divided by `temperature`, in place: `[experts][channels]`.

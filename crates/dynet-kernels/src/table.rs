@@ -35,6 +35,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("winograd_2", "dense 3x3 of stride 1: F(2x2, 3x3), static or fused kernels transformed"),
     ("winograd_3", "dense 7x7 of stride 2 over images: F(3x3, 4x4), static kernels transformed"),
     ("winograd_4", "dense 3x3 of stride 1: F(4x4, 3x3), static or fused kernels transformed"),
+    ("stem", "dense 3x3 over images whose planes lie one behind the other, static"),
     ("pixelwise", "activation, addition and scaling of maps, with channel sums"),
     ("channel_sums", "sums over the pixels of each channel: global average pooling"),
     ("max_pool", "greatest value of a window"),

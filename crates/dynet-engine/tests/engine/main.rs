@@ -8,5 +8,6 @@ mod expand;
 mod golden;
 mod invariants;
 mod plans;
+mod pooled;
 mod taps;
 mod zoo;

@@ -6,7 +6,7 @@
 use crate::backward::dense::{Block, Dense, product, sink};
 use crate::backward::team::{Raw, Team};
 use crate::backward::window::{Class, Window};
-use crate::generic::gemm::{Sink, Source};
+use crate::generic::operands::{Sink, Source};
 use crate::geometry::ZERO;
 use crate::isa::Isa;
 

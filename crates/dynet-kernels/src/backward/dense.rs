@@ -9,7 +9,8 @@ use crate::backward::dots::LONG_ROW;
 use crate::backward::team::{Raw, Team};
 use crate::backward::transpose::{AHEAD, Far, Transpose};
 use crate::backward::window::{Class, Window};
-use crate::generic::gemm::{Ahead, PanelProduct, Sink, Source};
+use crate::generic::gemm::{Ahead, PanelProduct};
+use crate::generic::operands::{Sink, Source};
 use crate::isa::Isa;
 
 /// Bytes of input that a part of a static layer goes through with one panel after the other: a quarter of a cache of

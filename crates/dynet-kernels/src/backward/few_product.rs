@@ -3,7 +3,8 @@
 //! With four pixels an image a fused weight is used four times: storing it and reading it again would cost as much as
 //! its use. Here it stays in a register, and all images pass while the experts of a piece are in the first cache.
 
-use crate::generic::gemm::{PIECE, Sink, Source, finish, start};
+use crate::generic::gemm::{finish, start};
+use crate::generic::operands::{PIECE, Sink, Source};
 use crate::isa::Isa;
 use crate::vector::{Job, Vector};
 

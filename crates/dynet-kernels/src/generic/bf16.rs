@@ -2,7 +2,8 @@
 
 use crate::arch::Tiles;
 use crate::bf16::{BLOCK, PACE, ROWS, STEP};
-use crate::generic::gemm::{Ahead, FAR_BYTES, Sink, Source, ZEROS, finish, finish_apart, start};
+use crate::generic::gemm::{Ahead, FAR_BYTES, finish, finish_apart, start};
+use crate::generic::operands::{Sink, Source, ZEROS};
 use crate::vector::{Job, Vector};
 
 /// Rows of bfloat16 of which a product takes 32 values in each step: value `k` of row `r` in step `s` is `k` values behind byte

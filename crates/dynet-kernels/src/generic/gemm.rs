@@ -1,128 +1,10 @@
 //! The matrix product: rows of pixels times a panel of packed weights.
 
-use crate::activation::Activation;
 use crate::generic::LINE_BYTES;
 use crate::generic::fuse::FuseBeside;
+use crate::generic::operands::{PIECE, Sink, Source};
 use crate::generic::pixelwise::reactivate;
-use crate::geometry::ZERO;
 use crate::vector::{Job, Vector};
-
-/// A row of zeros for taps that lie outside the image; longer segments are multiplied in pieces.
-pub(crate) static ZEROS: [f32; PIECE] = [0.0; PIECE];
-pub(crate) const PIECE: usize = 4096;
-
-/// Where the rows of the left operand lie: each is `taps` segments of `len` values.
-#[derive(Clone, Copy)]
-pub(crate) struct Source {
-    /// The image's first value that is read.
-    pub(crate) base: *const f32,
-    /// Values from one pixel to the next.
-    pub(crate) ld: usize,
-    /// `[pixel][tap]` of the first row's pixel; null where row `i` is pixel `i`.
-    pub(crate) table: *const u32,
-    /// Segments of a row.
-    pub(crate) taps: usize,
-    /// Values of a segment.
-    pub(crate) len: usize,
-}
-
-impl Source {
-    /// Address of segment `tap` of row `i`, from value `k0` on.
-    ///
-    /// # Safety
-    /// The row and the tap must exist.
-    #[inline(always)]
-    pub(crate) unsafe fn segment(&self, i: usize, tap: usize, k0: usize) -> *const f32 {
-        if self.table.is_null() {
-            // SAFETY: the caller's promise.
-            return unsafe { self.base.add(i * self.ld + k0) };
-        }
-        // SAFETY: the caller's promise; the table holds pixels of the image.
-        match unsafe { *self.table.add(i * self.taps + tap) } {
-            ZERO => ZEROS.as_ptr(),
-            // SAFETY: as above.
-            pixel => unsafe { self.base.add(pixel as usize * self.ld + k0) },
-        }
-    }
-
-    /// The rows from row `i` on.
-    ///
-    /// # Safety
-    /// The row must exist.
-    #[inline(always)]
-    pub(crate) unsafe fn skip(mut self, i: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.table.is_null() {
-                self.base = self.base.add(i * self.ld);
-            } else {
-                self.table = self.table.add(i * self.taps);
-            }
-        }
-        self
-    }
-}
-
-/// Where the results of a panel go and what happens on the way. Pointers are at the panel's first column.
-#[derive(Clone, Copy)]
-pub(crate) struct Sink {
-    pub(crate) out: *mut f32,
-    pub(crate) ld: usize,
-    /// Columns that exist, at most the width of a panel.
-    pub(crate) cols: usize,
-    /// Null for none.
-    pub(crate) bias: *const f32,
-    /// Null for none.
-    pub(crate) residual: *const f32,
-    pub(crate) residual_ld: usize,
-    pub(crate) act: Activation,
-    /// Sums over the rows are added here; null for none.
-    pub(crate) sums: *mut f32,
-    /// Whether `out` holds the sums over earlier values of `k`, which start the accumulators in place of the bias.
-    pub(crate) resume: bool,
-}
-
-impl Sink {
-    /// Columns `first..first + width` of it, or those of them that exist.
-    #[inline(always)]
-    pub(crate) fn columns(mut self, first: usize, width: usize) -> Self {
-        let at = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(first) };
-        self.cols = (self.cols - first).min(width);
-        (self.bias, self.residual) = (at(self.bias), at(self.residual));
-        (self.sums, self.out) = (at(self.sums).cast_mut(), self.out.wrapping_add(first));
-        self
-    }
-
-    /// Asks for the lines of a tile that are read and written when its sums are made.
-    #[inline(always)]
-    pub(crate) fn expect<V: Vector, const MR: usize, const NB: usize>(&self, v: V) {
-        let registers = (LINE_BYTES / size_of::<f32>()).div_ceil(V::LANES);
-        for i in 0..MR {
-            for j in (0..NB).step_by(registers) {
-                v.prefetch_to_write(self.out.wrapping_add(i * self.ld + j * V::LANES));
-                if !self.residual.is_null() {
-                    v.prefetch(self.residual.wrapping_add(i * self.residual_ld + j * V::LANES).cast());
-                }
-            }
-        }
-    }
-
-    /// The sink from row `i` on.
-    ///
-    /// # Safety
-    /// The row must exist.
-    #[inline(always)]
-    pub(crate) unsafe fn skip(mut self, i: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.out = self.out.add(i * self.ld);
-            if !self.residual.is_null() {
-                self.residual = self.residual.add(i * self.residual_ld);
-            }
-        }
-        self
-    }
-}
 
 /// Outputs from this size on are asked for before they are written: they come from the last-level cache. Half of a
 /// second-level cache of 1 MiB.
@@ -267,12 +149,10 @@ impl Job for PanelProduct {
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) -> Ahead {
-        let half = V::Half::LANES;
-        let tail = self.sink.cols % V::LANES;
-        let whole = self.sink.cols - tail;
+        let (whole, tail) = self.sink.columns_of(v);
         // SAFETY: `Conv` checked all sizes before it made this job.
         unsafe {
-            if half == V::LANES || tail == 0 || tail > half || (whole > 0 && v.multiplies_whole()) {
+            if tail == 0 {
                 return self.tiles(v);
             }
             // A few last columns in half a register, which takes half the time.
@@ -309,7 +189,6 @@ impl<const MR: usize, const NB: usize, const FUSES: bool> Job for TileJob<MR, NB
             return ahead;
         }
         let mut fuse = ahead.fuse.filter(|_| FUSES);
-        let full = sink.cols == NB * V::LANES;
         for _ in 0..tiles {
             let step = if V::ROW == 2 * V::LANES { ahead.step() } else { 0 };
             if far {
@@ -320,11 +199,7 @@ impl<const MR: usize, const NB: usize, const FUSES: bool> Job for TileJob<MR, NB
                 let next = (ahead.next, step, fuse.as_mut());
                 let acc = multiply::<V, MR, NB, FUSES>(v, (&source, k), &sink, panel, next);
                 ahead.next = ahead.next.wrapping_add(step * (k[1] - k[0]));
-                match (sink.act.bounds(), full) {
-                    (Some(bounds), true) => finish::<V, MR, NB, true>(v, acc, &sink, bounds),
-                    (Some(bounds), false) => finish::<V, MR, NB, false>(v, acc, &sink, bounds),
-                    (None, _) => finish_apart::<V, MR, NB>(v, acc, &sink),
-                }
+                store::<V, MR, NB>(v, acc, &sink);
                 source = source.skip(MR);
                 sink = sink.skip(MR);
             }
@@ -433,6 +308,26 @@ pub(crate) unsafe fn start<V: Vector, const MR: usize, const NB: usize>(v: V, si
 unsafe fn load_columns<V: Vector>(v: V, p: *const f32, cols: usize, j: usize) -> V::Reg {
     // SAFETY: at most `cols - j * LANES` values from `j * LANES` on.
     unsafe { v.load_some(p.wrapping_add(j * V::LANES), cols.saturating_sub(j * V::LANES)) }
+}
+
+/// Ends a tile in the way that its activation and its columns need.
+///
+/// # Safety
+/// As [`PanelProduct::tiles`].
+#[inline(always)]
+pub(crate) unsafe fn store<V: Vector, const MR: usize, const NB: usize>(
+    v: V,
+    acc: Acc<V, MR, NB>,
+    sink: &Sink,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (sink.act.bounds(), sink.cols == NB * V::LANES) {
+            (Some(bounds), true) => finish::<V, MR, NB, true>(v, acc, sink, bounds),
+            (Some(bounds), false) => finish::<V, MR, NB, false>(v, acc, sink, bounds),
+            (None, _) => finish_apart::<V, MR, NB>(v, acc, sink),
+        }
+    }
 }
 
 /// Adds the residual, clamps, stores, and adds to the channel sums.

@@ -2,7 +2,8 @@
 
 use crate::generic::LINE_BYTES;
 use crate::generic::fuse::load_row;
-use crate::generic::gemm::{Sink, finish, finish_apart};
+use crate::generic::gemm::{finish, finish_apart};
+use crate::generic::operands::Sink;
 use crate::panels::{Data, Panels};
 use crate::vector::{Job, Vector};
 

@@ -6,10 +6,13 @@ pub(crate) mod fetch;
 pub(crate) mod fuse;
 pub(crate) mod gemm;
 pub(crate) mod grouped;
+pub(crate) mod interleave;
 pub(crate) mod matvec;
+pub(crate) mod operands;
 pub(crate) mod pixelwise;
 pub(crate) mod positions;
 pub(crate) mod slide;
+pub(crate) mod stem;
 pub(crate) mod strip;
 pub(crate) mod winograd;
 

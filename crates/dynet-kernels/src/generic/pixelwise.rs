@@ -1,7 +1,5 @@
 //! Work on one pixel after the other, channels in lanes: what the product leaves over.
 
-use std::ops::Range;
-
 use crate::activation::Activation;
 use crate::geometry::Geometry;
 use crate::shared::Tile;
@@ -149,54 +147,76 @@ impl Job for PixelSums<'_> {
 /// The greatest value of each channel over windows, one for each pixel of a tile.
 pub(crate) struct MaxWindows<'a, 't> {
     pub(crate) x: Pixels<'a>,
+    /// Row of the map with which `x` begins.
+    pub(crate) origin: usize,
     pub(crate) geometry: &'a Geometry,
     pub(crate) out: &'a mut Tile<'t>,
 }
+
+/// Registers of channels of [`MaxWindows`] that move along a row of the map together.
+const TOGETHER: usize = 4;
 
 impl Job for MaxWindows<'_, '_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
-        let (g, ld, channel0) = (self.geometry, self.x.ld, self.out.channel0());
-        let width = g.output()[1];
-        for i in 0..self.out.pixels() {
-            let p = self.out.pixel0() + i;
-            let at = [p / width, p % width];
-            let [rows, columns]: [Range<usize>; 2] = std::array::from_fn(|d| {
-                let first = g.at(d, at[d], 0);
-                let end = (first + g.kernel[d] as isize).clamp(0, g.input[d] as isize);
-                first.clamp(0, end) as usize..end as usize
-            });
-            let first = (rows.start * g.input[1] + columns.start) * ld + channel0;
-            let out = self.out.row(i);
-            let n = out.len();
-            let [height, width] = [rows.len(), columns.len()];
-            // What is read, if anything is.
-            let read = if height * width == 0 { 0 } else { ((height - 1) * g.input[1] + width - 1) * ld + n };
-            let x = self.x.data[first.min(self.x.data.len())..][..read].as_ptr();
-            let whole = n - n % V::LANES;
-            for c in (0..whole).step_by(V::LANES) {
-                let mut best = v.splat(f32::NEG_INFINITY);
-                for y in 0..height {
-                    let row = x.wrapping_add(y * g.input[1] * ld + c);
-                    for x in 0..width {
-                        // SAFETY: a register of a pixel of the window. Second argument: a value that is not a number wins.
-                        best = v.max(best, unsafe { v.load(row.wrapping_add(x * ld)) });
+    fn run<V: Vector>(mut self, v: V) {
+        let width = self.geometry.output()[1];
+        let (first, end) = (self.out.pixel0(), self.out.pixel0() + self.out.pixels());
+        let mut p = first;
+        while p < end {
+            let columns = [p % width, (p % width + end - p).min(width)];
+            let row = self.geometry.at(0, p / width, 0);
+            self.row(v, p - first, row, columns);
+            p += columns[1] - columns[0];
+        }
+    }
+}
+
+impl MaxWindows<'_, '_> {
+    /// Output columns, from and to, whose windows begin at row `top` of the map; the first one is pixel `first` of the tile.
+    #[inline(always)]
+    fn row<V: Vector>(&mut self, v: V, first: usize, top: isize, [from, to]: [usize; 2]) {
+        let (g, ld, channel0, n) = (self.geometry, self.x.ld, self.out.channel0(), self.out.channels());
+        let inside = |d: usize, at: isize| {
+            let end = (at + g.kernel[d] as isize).clamp(0, g.input[d] as isize);
+            [at.clamp(0, end) as usize, end as usize]
+        };
+        let [row, rows_end] = inside(0, top);
+        let height = rows_end - row;
+        let line = g.input[1] * ld;
+        // The caller's check: the map reaches from its row `origin` to the last row that is read.
+        let map = self.x.data.as_ptr().wrapping_add((row - self.origin.min(row)) * line + channel0);
+        for c in (0..n).step_by(TOGETHER * V::LANES) {
+            let lanes = |j: usize| n.saturating_sub(c + j * V::LANES);
+            // The greatest values of a column of the window, which the next window may begin with.
+            let mut last = (usize::MAX, [v.splat(f32::NEG_INFINITY); TOGETHER]);
+            for x in from..to {
+                let mut best = [v.splat(f32::NEG_INFINITY); TOGETHER];
+                let [left, right] = inside(1, g.at(1, x, 0));
+                for column in left..if height == 0 { left } else { right } {
+                    if column != last.0 {
+                        last = (column, [v.splat(f32::NEG_INFINITY); TOGETHER]);
+                        let mut at = map.wrapping_add(column * ld + c);
+                        for _ in 0..height {
+                            for (j, last) in last.1.iter_mut().enumerate() {
+                                // SAFETY: channels of a pixel of the window.
+                                *last = v.max(*last, unsafe {
+                                    v.load_some(at.wrapping_add(j * V::LANES), lanes(j))
+                                });
+                            }
+                            at = at.wrapping_add(line);
+                        }
+                    }
+                    for (best, last) in best.iter_mut().zip(last.1) {
+                        *best = v.max(*best, last);
                     }
                 }
-                // SAFETY: `c + LANES <= n`.
-                unsafe { v.store(out.as_mut_ptr().add(c), best) };
-            }
-            if whole < n {
-                let mut best = v.splat(f32::NEG_INFINITY);
-                for at in (0..height).flat_map(|y| (0..width).map(move |x| y * g.input[1] + x)) {
-                    let p = x.wrapping_add(at * ld + whole);
-                    // SAFETY: the last channels of a pixel of the window.
-                    best = v.max(best, unsafe { v.load_some(p, n - whole) });
+                let out = self.out.row(first + x - from);
+                for (j, best) in best.into_iter().enumerate().take(lanes(0).div_ceil(V::LANES)) {
+                    // SAFETY: channels of the output's pixel.
+                    unsafe { v.store_some(out.as_mut_ptr().wrapping_add(c + j * V::LANES), best, lanes(j)) };
                 }
-                // SAFETY: `n - whole` values are left.
-                unsafe { v.store_some(out.as_mut_ptr().add(whole), best, n - whole) };
             }
         }
     }

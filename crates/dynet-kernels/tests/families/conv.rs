@@ -21,6 +21,8 @@ pub(crate) struct Case {
     row_step: usize,
     /// Whether a kernel reads rows of the image in one piece: [`Taps::rows`].
     rows: bool,
+    /// Whether a kernel reads the image's planes.
+    planes: bool,
     /// Whether factors are rounded to bfloat16.
     bf16: bool,
     /// Largest error of an output, relative to 1 + its size.
@@ -42,6 +44,7 @@ impl Case {
             storage,
             row_step: 1,
             rows: false,
+            planes: false,
             bf16: false,
             tolerance,
         }
@@ -151,6 +154,15 @@ pub(crate) fn winograd(isa: Isa, r: &mut Random, what: &str, side: Side) {
     compare_with(isa, r, what, &case, Some(side));
 }
 
+/// Stems over planes.
+pub(crate) fn stem(isa: Isa, r: &mut Random, what: &str) {
+    let (input, stride) = ([r.below(14) + 1, r.below(40) + 1], r.below(2) + 1);
+    let geometry = Geometry { padding: [r.below(3), r.below(3)], ..Geometry::same(input, 3, stride) };
+    let mut case = Case::new(geometry, [1, r.below(4) + 1, r.below(70) + 1], 1, Storage::F32);
+    case.planes = true;
+    compare(isa, r, what, &case);
+}
+
 /// The nearest value of 8 bits, ties to even.
 fn nearest_bf16(x: f32) -> f32 {
     let bits = x.to_bits();
@@ -182,9 +194,10 @@ struct Inputs {
 impl Inputs {
     fn new(r: &mut Random, c: &Case, winograd: Option<Side>) -> Self {
         let g = &c.geometry;
-        let ld = c.groups * c.c_in + if c.rows { 0 } else { r.below(5) };
+        let ld = c.groups * c.c_in + if c.rows || c.planes { 0 } else { r.below(5) };
         let coef_channels = if r.below(3) == 0 { 1 } else { c.c_out };
-        let dynamic = c.experts > 1 || (r.coin() && g.pixels() > 1 && winograd != Some(Side::Three));
+        let fixed = c.planes || winograd == Some(Side::Three);
+        let dynamic = c.experts > 1 || (r.coin() && g.pixels() > 1 && !fixed);
         let residual_ld = c.c_out + r.below(3);
         let residual = r.coin().then(|| (r.values(g.pixels() * residual_ld), residual_ld));
         Self {
@@ -193,7 +206,8 @@ impl Inputs {
             fixed: r.values(c.experts * c.c_out * c.c_in * g.taps()),
             coefs: dynamic.then(|| r.values(c.experts * coef_channels)),
             coef_channels,
-            scale: (winograd.is_none() && c.groups == 1 && r.below(4) == 0).then(|| r.values(c.c_in)),
+            scale: (winograd.is_none() && !c.planes && c.groups == 1 && r.below(4) == 0)
+                .then(|| r.values(c.c_in)),
             bias: r.coin().then(|| r.values(c.c_out)),
             residual,
             in_place: r.coin(),
@@ -254,6 +268,7 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
     let tolerance = if c.bf16 && !plain { 1e-2 } else { c.tolerance };
     let packed = match winograd {
         None if c.bf16 && plain && c.experts == 1 => Panels::pack_bf16(isa, shape, segments, &inputs.fixed),
+        None if c.planes => Stem::pack(isa, shape, &inputs.fixed),
         None => Panels::pack(isa, c.storage, shape, &inputs.fixed),
         Some(side) if inputs.coefs.is_none() => winograd::pack(isa, side, g, shape, &inputs.fixed),
         Some(_) => winograd::pack_experts(isa, c.storage, shape, &inputs.fixed),
@@ -261,7 +276,7 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
     // The naive version reads the stored weights, so that only the arithmetic is compared, or those before a transform.
     let stored = |i: usize| {
         let (tap, c_in, channel) = (i % g.taps(), i / g.taps() % c.c_in, i / shape.k() % c.c_out);
-        let row = if winograd.is_some() { c_in * 9 + tap } else { tap * c.c_in + c_in };
+        let row = if winograd.is_some() || c.planes { c_in * 9 + tap } else { tap * c.c_in + c_in };
         packed.value(i / shape.k() / c.c_out, channel, row)
     };
     let stored = match winograd {
@@ -329,9 +344,16 @@ fn run(
     let x = Pixels::new(&inputs.x, inputs.ld);
     let coefs = inputs.coefs.as_ref().map(|data| Coefs::new(data, inputs.coef_channels));
     let (epilogue, groups) = (inputs.epilogue(), c.groups);
+    // `[c_in][h][w]`.
+    let planes: Vec<f32> =
+        (0..c.c_in).flat_map(|i| inputs.x.iter().skip(i).step_by(inputs.ld.max(1)).copied()).collect();
     for index in 0..grid.tiles() {
         let (mut tile, sum) = (out.take_index(index), Some(sums.take_index(index)));
-        if let Some(side) = winograd {
+        if c.planes {
+            let mut scratch = vec![GUARD; Stem::scratch_len(geometry, c.c_in)];
+            let c = Stem { planes: &planes, geometry, weights, epilogue };
+            stem::stem(isa, &c, &mut scratch, &mut tile, sum);
+        } else if let Some(side) = winograd {
             let rows = tile.pixels() / geometry.output()[1];
             let len = WinogradConv::scratch_len(weights, side, geometry, rows, coefs.is_some());
             let mut scratch = vec![GUARD; len];

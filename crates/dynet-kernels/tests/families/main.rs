@@ -36,6 +36,7 @@ fn every_kernel_equals_its_naive_version() {
                 "winograd_2" => conv::winograd(isa, r, &what, Side::Two),
                 "winograd_3" => conv::winograd(isa, r, &what, Side::Three),
                 "winograd_4" => conv::winograd(isa, r, &what, Side::Four),
+                "stem" => conv::stem(isa, r, &what),
                 "pixelwise" => pixelwise::elementwise(isa, r, &what),
                 "channel_sums" => pixelwise::sums(isa, r, &what),
                 "max_pool" => pixelwise::max_pool(isa, r, &what),
