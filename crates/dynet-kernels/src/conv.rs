@@ -77,10 +77,7 @@ impl Conv<'_> {
 
     pub(crate) fn check(&self, isa: Isa, out: &Tile<'_>) {
         let w = self.weights;
-        assert_eq!(w.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
-        assert_eq!(out.channel0() % w.nr(), 0, "a tile starts within a panel");
-        let end = out.channel0() + out.channels();
-        assert!(end <= w.n(), "output channels up to {end}, weights have {}", w.n());
+        let end = w.check_tile(isa, out);
         let per_group = w.n() / self.groups;
         let whole =
             self.groups == 1 || (per_group * self.groups == w.n() && per_group.is_multiple_of(w.nr()));

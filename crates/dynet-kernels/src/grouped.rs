@@ -40,18 +40,11 @@ impl GroupedConv<'_> {
 
     fn check(&self, isa: Isa, out: &Tile<'_>) {
         let (w, g) = (self.weights, self.geometry);
-        assert_eq!(w.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
-        assert_eq!(out.channel0() % w.nr(), 0, "a tile starts within a panel");
-        let end = out.channel0() + out.channels();
-        assert!(end <= w.n(), "output channels up to {end}, weights have {}", w.n());
-        let [height, width] = g.output();
-        let pixels = out.pixel0() + out.pixels();
-        let whole = pixels <= height * width
-            && (out.pixels() == 0 || [out.pixel0(), pixels].iter().all(|p| p % width == 0));
-        assert!(whole, "pixels {}..{pixels} are no whole rows of {height} x {width}", out.pixel0());
+        let end = w.check_tile(isa, out);
+        let pixels = out.check_rows(g.output());
         assert_eq!(w.n() % self.groups, 0, "{} output channels in {} groups", w.n(), self.groups);
         assert_eq!(w.k() % g.taps(), 0, "{} rows of weights for {} taps", w.k(), g.taps());
-        self.check_input(out, pixels / width);
+        self.check_input(out, pixels / g.output()[1]);
         if let Some(coefs) = self.coefs {
             coefs.check(w.experts(), w.n());
         }

@@ -3,6 +3,7 @@
 use crate::bf16;
 use crate::buffer::Buffer;
 use crate::isa::Isa;
+use crate::shared::Tile;
 
 /// Number format in which fixed kernels are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -109,6 +110,18 @@ impl Panels {
             }
         }
         Self { data: Data::Pairs(packed, segment), experts: 1, k, n, nr }
+    }
+
+    /// One past the last output channel of a tile.
+    ///
+    /// # Panics
+    /// If the panels are of another instruction set, or the tile begins within a panel or has more channels than they.
+    pub(crate) fn check_tile(&self, isa: Isa, out: &Tile<'_>) -> usize {
+        assert_eq!(self.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
+        assert_eq!(out.channel0() % self.nr(), 0, "a tile starts within a panel");
+        let end = out.channel0() + out.channels();
+        assert!(end <= self.n(), "output channels up to {end}, weights have {}", self.n());
+        end
     }
 
     /// Packs `source(expert, channel, row of the panel)`; sizes are `[experts, n, k, nr]`.

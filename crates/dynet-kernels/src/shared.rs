@@ -251,6 +251,18 @@ impl<'a> Tile<'a> {
         self.ld
     }
 
+    /// One past its last pixel.
+    ///
+    /// # Panics
+    /// If it is not whole rows of an output of some rows and columns.
+    pub(crate) fn check_rows(&self, [height, width]: [usize; 2]) -> usize {
+        let end = self.pixel0 + self.pixels;
+        let whole = end <= height * width
+            && (self.pixels == 0 || [self.pixel0, end].iter().all(|p| p.is_multiple_of(width)));
+        assert!(whole, "pixels {}..{end} are no whole rows of {height} x {width}", self.pixel0);
+        end
+    }
+
     /// First pixel, pixels, first channel, channels.
     pub(crate) fn place(&self) -> [usize; 4] {
         [self.pixel0, self.pixels, self.channel0, self.channels]

@@ -57,15 +57,8 @@ impl Stem<'_> {
         let c_in = w.k() / (SIDE * SIDE);
         assert!(Self::fits(g, c_in) && w.k().is_multiple_of(SIDE * SIDE), "{g:?} of {} weights", w.k());
         assert!(w.experts() == 1 && matches!(w.data, Data::F32(_)), "weights of a dynamic convolution");
-        assert_eq!(w.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
-        assert_eq!(out.channel0() % w.nr(), 0, "a tile starts within a panel");
-        let end = out.channel0() + out.channels();
-        assert!(end <= w.n(), "output channels up to {end}, weights have {}", w.n());
-        let [height, width] = g.output();
-        let pixels = out.pixel0() + out.pixels();
-        let whole = pixels <= height * width
-            && (out.pixels() == 0 || [out.pixel0(), pixels].iter().all(|p| p % width == 0));
-        assert!(whole, "pixels {}..{pixels} are no whole rows of {height} x {width}", out.pixel0());
+        let end = w.check_tile(isa, out);
+        let pixels = out.check_rows(g.output());
         let needed = c_in * g.input[0] * g.input[1];
         assert_eq!(self.planes.len(), needed, "values of an image of {c_in} planes of {:?}", g.input);
         let needed = Self::scratch_len(g, c_in);

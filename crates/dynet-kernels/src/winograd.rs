@@ -167,10 +167,7 @@ impl WinogradConv<'_> {
     fn check(&self, isa: Isa, scratch: &[f32], out: &Tile<'_>) {
         let (w, g, side, dynamic) = (self.weights, self.geometry, self.side, self.coefs.is_some());
         assert!(side.fits(g), "{g:?} does not fit {side:?}");
-        assert_eq!(w.nr(), isa.nr(), "weights are packed for panels of another width than {isa} has");
-        assert_eq!(out.channel0() % w.nr(), 0, "a tile starts within a panel");
-        let end = out.channel0() + out.channels();
-        assert!(end <= w.n(), "output channels up to {end}, weights have {}", w.n());
+        let end = w.check_tile(isa, out);
         let [height, width] = g.output();
         let pixels = out.pixel0() + out.pixels();
         let aligned = |p: usize| p.is_multiple_of(side.outputs() * width) || p == height * width;
