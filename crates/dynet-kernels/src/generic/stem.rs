@@ -75,7 +75,7 @@ impl<const NB: usize, const S: usize> Job for Tiles<'_, NB, S> {
         macro_rules! tiles {
             ($($mr:literal)*) => {
                 $(
-                    while $mr <= V::MR && x + $mr <= row.width {
+                    while $mr <= V::MR.min(row.width - x) {
                         self.tile::<V, $mr>(v, x, far);
                         x += $mr;
                     }
