@@ -68,75 +68,23 @@ impl Lowering<'_> {
             self.push_dense(id, chain.last, DenseStep { residual: chain.residual, ..step });
             return Ok(());
         }
-        let experts = conv.dynamic.map_or(1, |d| d.experts);
-        let shape =
-            KernelShape { experts, c_out: conv.c_out, c_in: conv.c_in / conv.groups, taps: geometry.taps() };
-        let precision = if self.is_dense(conv) { self.options.precision } else { Precision::F32 };
-        let bf16 = precision == Precision::Bf16;
-        // The tiles of AMX multiply so fast that transforms would take longer than what they save.
-        let transforms = planes.is_none() && input_scale.is_none() && !bf16;
-        let side = if transforms { side(conv, &geometry) } else { None };
-        let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
-        let (weights, (x, reading)) = match side {
-            _ if planes.is_some() => (Stem::pack(self.isa, shape, &kernels), (x, Reading::Planes(geometry))),
-            Some(side) => {
-                let weights = match conv.dynamic {
-                    None => winograd::pack(self.isa, side, &geometry, shape, &kernels),
-                    Some(_) => winograd::pack_experts(self.isa, storage, shape, &kernels),
-                };
-                (weights, (x, Reading::Winograd(geometry, side)))
+        let precision = self.precision_of(conv);
+        let scaled = input_scale.is_some();
+        let (weights, x, reading) = match planes {
+            Some(_) => {
+                let weights = Stem::pack(self.isa, kernel_shape(conv, &geometry), &kernels);
+                (weights, x, Reading::Planes(geometry))
             }
-            None => {
-                let (x, reading) = self.reading(id, conv, x, geometry);
-                let weights = if bf16 && conv.dynamic.is_none() && input_scale.is_none() {
-                    Panels::pack_bf16(self.isa, shape, reading.segments(), &kernels)
-                } else {
-                    Panels::pack(self.isa, storage, shape, &kernels)
-                };
-                (weights, (x, reading))
-            }
+            None => self.algorithm(id, conv, x, geometry, &kernels, scaled),
         };
-        let by_channel = matches!(reading, Reading::Window(_));
-        let row = if by_channel || planes.is_some() { output.w } else { 1 };
-        let values = conv.c_in * blocks::pixels_read(&geometry);
-        let halves = blocks::half_panels(conv.c_out, weights.nr());
-        let fused = if conv.dynamic.is_some() { experts } else { 0 };
-        let (pixel_block, channel_block) = match side {
-            Some(side) => {
-                let tiles = [output.h, output.w].map(|len| len.div_ceil(side.outputs()));
-                let strip = side.strip_rows(&geometry, fused > 0) / side.outputs();
-                let channels = (conv.c_out, weights.nr());
-                let (rows, channels) =
-                    self.blocks.winograd_tile(tiles, side.outputs(), strip, channels, fused);
-                (rows * output.w, channels)
-            }
-            None if bf16 => {
-                let row = Conv::bf16_row(weights.k() / reading.segments(), reading.taps());
-                let fused = fused.max(usize::from(input_scale.is_some()));
-                self.blocks.bf16_tile(output.pixels(), [weights.k(), row], (conv.c_out, weights.nr()), fused)
-            }
-            None => {
-                let layer = Layer {
-                    pixels: output.pixels(),
-                    values,
-                    by_channel,
-                    terms: weights.k(),
-                    halves,
-                    experts: fused,
-                    row,
-                };
-                let pixels = self.blocks.pixel_block(layer);
-                let pixel_blocks = output.pixels().div_ceil(pixels);
-                (pixels, self.blocks.channel_block(conv.c_out, weights.nr(), pixel_blocks))
-            }
-        };
+        let (pixel_block, channel_block) = self.tile(conv, output, &geometry, (&weights, &reading), scaled);
         let panel_major = is_panel_major(conv, output, weights.len_bytes());
         let pixel_blocks = output.pixels().div_ceil(pixel_block);
         let head = self.head(id, conv, pixel_blocks == 1);
         let step = ConvStep {
             x,
             reading,
-            weights,
+            weights: Arc::new(weights),
             precision,
             groups: conv.groups,
             head,
@@ -149,6 +97,7 @@ impl Lowering<'_> {
             channel_block,
             panel_major,
             pool: None,
+            summed: None,
             expand: None,
         };
         let out = self.buffer(output.c, output.pixels());
@@ -156,6 +105,82 @@ impl Lowering<'_> {
         self.push(id, Kind::Conv(Box::new(step)), out, sums);
         self.set(chain.last, Value::Map(out));
         Ok(())
+    }
+
+    /// The algorithm of a convolution: its packed kernels, and how it reads `x` or what a step before makes of it. `scaled`:
+    /// whether it multiplies its input with factors.
+    fn algorithm(
+        &mut self,
+        id: NodeId,
+        conv: &Conv2d,
+        x: View,
+        geometry: Geometry,
+        kernels: &[f32],
+        scaled: bool,
+    ) -> (Panels, View, Reading) {
+        let shape = kernel_shape(conv, &geometry);
+        let bf16 = self.precision_of(conv) == Precision::Bf16;
+        let storage = if conv.dynamic.is_some() { self.options.experts } else { Storage::F32 };
+        // The tiles of AMX multiply so fast that transforms would take longer than what they save.
+        if !scaled
+            && !bf16
+            && let Some(side) = side(conv, &geometry)
+        {
+            let weights = match conv.dynamic {
+                None => winograd::pack(self.isa, side, &geometry, shape, kernels),
+                Some(_) => winograd::pack_experts(self.isa, storage, shape, kernels),
+            };
+            return (weights, x, Reading::Winograd(geometry, side));
+        }
+        let (x, reading) = self.reading(id, conv, x, geometry);
+        let weights = if bf16 && conv.dynamic.is_none() && !scaled {
+            Panels::pack_bf16(self.isa, shape, reading.segments(), kernels)
+        } else {
+            Panels::pack(self.isa, storage, shape, kernels)
+        };
+        (weights, x, reading)
+    }
+
+    /// Pixels and channels of a convolution's tile.
+    fn tile(
+        &self,
+        conv: &Conv2d,
+        output: Shape,
+        geometry: &Geometry,
+        (weights, reading): (&Panels, &Reading),
+        scaled: bool,
+    ) -> (usize, usize) {
+        let experts = conv.dynamic.map_or(0, |d| d.experts);
+        let channels = (conv.c_out, weights.nr());
+        if let Reading::Winograd(_, side) = reading {
+            let tiles = [output.h, output.w].map(|len| len.div_ceil(side.outputs()));
+            let strip = side.strip_rows(geometry, experts > 0) / side.outputs();
+            let (rows, channels) = self.blocks.winograd_tile(tiles, side.outputs(), strip, channels, experts);
+            return (rows * output.w, channels);
+        }
+        if self.precision_of(conv) == Precision::Bf16 {
+            let row = Conv::bf16_row(weights.k() / reading.segments(), reading.taps());
+            let fused = experts.max(usize::from(scaled));
+            return self.blocks.bf16_tile(output.pixels(), [weights.k(), row], channels, fused);
+        }
+        let by_channel = matches!(reading, Reading::Window(_));
+        let in_rows = by_channel || matches!(reading, Reading::Planes(_));
+        let pixels = self.blocks.pixel_block(Layer {
+            pixels: output.pixels(),
+            values: conv.c_in * blocks::pixels_read(geometry),
+            by_channel,
+            terms: weights.k(),
+            halves: blocks::half_panels(conv.c_out, weights.nr()),
+            experts,
+            row: if in_rows { output.w } else { 1 },
+        });
+        let pixel_blocks = output.pixels().div_ceil(pixels);
+        (pixels, self.blocks.channel_block(conv.c_out, weights.nr(), pixel_blocks))
+    }
+
+    /// What a convolution multiplies, if it is a product.
+    fn precision_of(&self, conv: &Conv2d) -> Precision {
+        if self.is_dense(conv) { self.options.precision } else { Precision::F32 }
     }
 
     /// Whether a convolution's groups are whole panels, so that it is a product.
@@ -304,7 +329,7 @@ impl Lowering<'_> {
             x,
             reading: Reading::Window(geometry),
             channel_block: self.blocks.channel_block(shape.c, weights.nr(), pixel_blocks),
-            weights,
+            weights: Arc::new(weights),
             precision: Precision::F32,
             groups: shape.c,
             head: None,
@@ -316,6 +341,7 @@ impl Lowering<'_> {
             pixel_block,
             panel_major: false,
             pool: None,
+            summed: None,
             expand: None,
         };
         let output = self.buffer(shape.c, shape.pixels());
@@ -323,6 +349,16 @@ impl Lowering<'_> {
         self.push(id, Kind::Conv(Box::new(step)), output, sums);
         self.set(chain.last, Value::Map(output));
         Ok(())
+    }
+}
+
+/// The fixed kernels of a convolution.
+fn kernel_shape(conv: &Conv2d, geometry: &Geometry) -> KernelShape {
+    KernelShape {
+        experts: conv.dynamic.map_or(1, |d| d.experts),
+        c_out: conv.c_out,
+        c_in: conv.c_in / conv.groups,
+        taps: geometry.taps(),
     }
 }
 

@@ -4,14 +4,24 @@
 //! come back. A tile of the depthwise layer computes what it reads, one panel of channels of a few rows, into its thread's
 //! scratch. Each value is the same sum in the same order, so that logits keep their bits; rows that two tiles read
 //! are computed twice.
+//!
+//! A predictor that reads the mean of the map needs it before the depthwise layer begins. Where the map is large and its values are
+//! short sums, a step computes it for its sums alone, and the tiles compute it once more.
 
 use dynet_kernels::{Conv, GroupedConv, Pixels, Tile, grouped};
 
 use crate::blocks::{self, Blocks};
 use crate::layout::Lifetime;
-use crate::plan::Precision;
+use crate::plan::{Precision, conv_scratch_len};
 use crate::step::{ConvStep, Head, Kind, Reading, Step, View};
 use crate::tile::Inputs;
+
+/// Bytes of a map that has left a second-level cache before it is read. From 1.5 MiB on mobilenet_v2 with K = 4 was no faster.
+const FAR_BYTES: usize = 2 << 20;
+/// Most terms of a value of such a map for which computing it twice takes less time than storing it and reading it again.
+const CHEAP_TERMS: usize = 24;
+/// Pixels over which a tile sums a map that is not kept, 64 KiB of a panel of 32 channels. Half or twice as many take as long.
+const SUMMED_PIXELS: usize = 504;
 
 /// Joins the steps of such layers, except where somebody else reads the map between them: `kept` are read at the end.
 pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View], blocks: Blocks) {
@@ -21,8 +31,11 @@ pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View
             Some((by, rows)) => {
                 coefficients_apart(steps, at);
                 coefficients_apart(steps, by);
-                let expand = steps.remove(at);
-                put(expand, rows, by - 1, (steps, buffers), blocks);
+                let (expand, by) = match sums_alone(steps, at, buffers) {
+                    Some(expand) => (expand, by),
+                    None => (steps.remove(at), by - 1),
+                };
+                put(expand, rows, by, (steps, buffers), blocks);
             }
             None => at += 1,
         }
@@ -48,7 +61,7 @@ fn rows(steps: &[Step], at: usize, by: usize, blocks: Blocks) -> Option<usize> {
         && expand.groups == 1
         && expand.input_scale.is_none()
         && expand.residual.is_none()
-        && steps[at].sums.is_none();
+        && (steps[at].sums.is_none() || is_cheaper_twice(expand, steps[at].output));
     // Nor may the map be added to the output: it is never in memory.
     let added = window.residual.is_some_and(|residual| residual.buffer == steps[at].output.buffer);
     let depthwise = window.x == steps[at].output
@@ -60,6 +73,29 @@ fn rows(steps: &[Step], at: usize, by: usize, blocks: Blocks) -> Option<usize> {
         return None;
     }
     blocks.window_rows(geometry, expand.weights.k(), window.weights.count())
+}
+
+/// Whether computing a map twice takes less time than storing it and reading it again.
+fn is_cheaper_twice(expand: &ConvStep, map: View) -> bool {
+    map.pixels * map.ld * size_of::<f32>() >= FAR_BYTES && expand.weights.k() <= CHEAP_TERMS
+}
+
+/// If somebody reads sums of the map of step `at`: leaves it to make these alone, and returns a step that makes the map.
+fn sums_alone(steps: &mut [Step], at: usize, buffers: &mut [Lifetime]) -> Option<Step> {
+    steps[at].sums?;
+    let pixels = steps[at].output.pixels;
+    count_sums(steps, at, pixels.div_ceil(SUMMED_PIXELS), buffers);
+    let step = &mut steps[at];
+    let Kind::Conv(conv) = &mut step.kind else { return None };
+    let expand = Step { name: step.name.clone(), kind: Kind::Conv(conv.clone()), sums: None, ..*step };
+    step.output = step.sums.take()?;
+    conv.pixel_block = SUMMED_PIXELS;
+    conv.channel_block = match conv.precision {
+        Precision::F32 => conv.weights.nr(),
+        Precision::Bf16 => conv.weights.n().next_multiple_of(conv.weights.nr()),
+    };
+    conv.summed = Some(pixels);
+    Some(expand)
 }
 
 /// Leaves a convolution's coefficients to the step that makes them: they must be there before the first joined tile starts.
@@ -178,6 +214,23 @@ pub(crate) fn expanded(
             grouped(expand.isa, &window, scratch, &mut tile.columns(start, len), sums);
         }
     }
+}
+
+/// One tile of the sums over blocks of pixels of a convolution's output, of `pixels` pixels, that is not kept.
+pub(crate) fn summed(
+    inputs: &Inputs<'_>,
+    pixels: usize,
+    image: usize,
+    tile: &mut Tile<'_>,
+    scratch: &mut [f32],
+) {
+    let step = inputs.step;
+    let (scratch, map) = scratch.split_at_mut(conv_scratch_len(step));
+    let start = tile.pixel0() * step.pixel_block;
+    let pixels = start..(start + step.pixel_block).min(pixels);
+    let channels = tile.channel0()..tile.channel0() + tile.channels();
+    let mut part = Tile::part(map, pixels, channels.clone(), part_ld(channels.len()));
+    inputs.convolve(image, &mut part, Some(tile.reborrow()), scratch);
 }
 
 #[cfg(test)]

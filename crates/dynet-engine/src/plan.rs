@@ -74,6 +74,8 @@ pub struct LayerInfo {
     pub map_bytes: usize,
     /// Whether it belongs to a coefficient predictor or is a pooling.
     pub is_predictor: bool,
+    /// Whether a later layer, which reads the same weights, does all of it once more: this one keeps sums alone.
+    pub is_repeated: bool,
 }
 
 /// A net with its weights, ready to run: shared by any number of [`Session`](crate::Session)s.
@@ -157,7 +159,7 @@ impl Plan {
 
     /// Bytes of all packed weights.
     pub fn weight_bytes(&self) -> usize {
-        self.layers().iter().map(|l| l.weight_bytes).sum()
+        self.layers().iter().filter(|l| !l.is_repeated).map(|l| l.weight_bytes).sum()
     }
 
     /// Its steps, in the order in which they run.
@@ -184,7 +186,7 @@ fn info(net: &Net, step: &Step) -> LayerInfo {
                 Some(_) => (c.weights.experts() * c.weights.k() * c.weights.n()) as u64,
                 None => 0,
             };
-            let pixels = c.pool.as_ref().map_or(step.output.pixels, Pooling::pixels);
+            let pixels = c.pool.as_ref().map_or(c.summed.unwrap_or(step.output.pixels), Pooling::pixels);
             let mut all = (weights * pixels as u64, fusion(c), c.weights.len_bytes());
             bf16_madds = bf16(c, all.0);
             if let Some(expand) = &c.expand {
@@ -212,6 +214,7 @@ fn info(net: &Net, step: &Step) -> LayerInfo {
         map_bytes: views.map(|v| v.pixels * v.channels * size_of::<f32>()).sum(),
         is_predictor: matches!(net.node(step.node).op, Op::Predictor(_))
             || matches!(step.kind, Kind::Combine { .. } | Kind::Pool { .. }),
+        is_repeated: matches!(&step.kind, Kind::Conv(c) if c.summed.is_some()),
     }
 }
 
@@ -230,7 +233,11 @@ pub(crate) fn grid(step: &ConvStep, output: View, images: usize) -> Grid {
         pixels: output.pixels,
         channels: output.channels,
         ld: output.ld,
-        pixel_block: step.pool.as_ref().map_or(step.pixel_block, |pool| pool.pixel_block),
+        pixel_block: match (&step.pool, step.summed) {
+            (Some(pool), _) => pool.pixel_block,
+            (None, Some(_)) => 1,
+            (None, None) => step.pixel_block,
+        },
         channel_block: step.channel_block,
     }
 }
@@ -274,7 +281,8 @@ fn scratch_len(step: &Step) -> usize {
                 _ => 0,
             };
             let map = c.pool.as_ref().map_or(0, |pool| pool.scratch_len(c.channel_block));
-            conv_scratch_len(c) + gate + map
+            let summed = c.summed.map_or(0, |_| c.pixel_block * expand::part_ld(c.channel_block));
+            conv_scratch_len(c) + gate + map + summed
         }
         Kind::Gate { gate, .. } => gate_scratch_len(gate),
         Kind::Dense(d) => Conv::scratch_len(&d.weights),

@@ -22,7 +22,7 @@ const PART_VALUES: usize = 64 << 10;
 const MOST_VALUES: usize = 256 << 10;
 
 /// The pooling of a convolution's output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pooling {
     /// Its window over the output of the convolution.
     pub(crate) geometry: Geometry,

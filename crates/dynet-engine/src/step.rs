@@ -61,7 +61,7 @@ impl Gate {
 }
 
 /// Where the coefficients of a dynamic convolution come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Head {
     /// From a predictor that is read as a whole: `[experts][channels]` within its map.
     Map { coefs: View, channels: usize },
@@ -90,7 +90,7 @@ impl Head {
 }
 
 /// How a convolution reads its input.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Reading {
     /// Output pixel `p` reads input pixel `p`.
     Pointwise,
@@ -120,11 +120,11 @@ impl Reading {
 }
 
 /// A convolution with what happens before its store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ConvStep {
     pub(crate) x: View,
     pub(crate) reading: Reading,
-    pub(crate) weights: Panels,
+    pub(crate) weights: Arc<Panels>,
     /// What its product multiplies, if it is one.
     pub(crate) precision: Precision,
     pub(crate) groups: usize,
@@ -143,6 +143,8 @@ pub(crate) struct ConvStep {
     pub(crate) panel_major: bool,
     /// The max pooling of its output, part by part; the step's output is what that makes.
     pub(crate) pool: Option<Pooling>,
+    /// Pixels of its output where that is not kept: the step's output is the sums over blocks of `pixel_block` of them.
+    pub(crate) summed: Option<usize>,
     /// The 1x1 convolution that makes `x`, a part of which each tile computes for itself; `x` is not in memory then.
     pub(crate) expand: Option<Box<ConvStep>>,
 }
@@ -157,6 +159,7 @@ impl ConvStep {
             && self.head.is_some()
             && self.precision == Precision::F32
             && matches!(self.reading, Reading::Pointwise | Reading::Table(_))
+            && self.summed.is_none()
             && grid.pixel_blocks() == 1
             && grid.pixels <= FEW_PIXELS
     }
@@ -287,6 +290,10 @@ impl Step {
                 "1x1 bf16 + window"
             }
             Kind::Conv(c) if c.expand.is_some() => "1x1 + window",
+            Kind::Conv(c) if c.summed.is_some() => match c.precision {
+                Precision::F32 => "1x1 for sums",
+                Precision::Bf16 => "1x1 bf16 for sums",
+            },
             Kind::Conv(c) if c.pool.is_some() => match &c.reading {
                 Reading::Planes(_) => "stem + pool",
                 Reading::Winograd(..) => "winograd + pool",

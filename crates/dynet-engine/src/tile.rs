@@ -9,7 +9,7 @@ use dynet_kernels::{
 };
 
 use crate::ahead::Ahead;
-use crate::expand::expanded;
+use crate::expand::{expanded, summed};
 use crate::plan::{Precision, conv_scratch_len};
 use crate::pooled::pooled;
 use crate::run::{Reader, coefficients};
@@ -78,9 +78,10 @@ impl<'a> Inputs<'a> {
         sums: Option<Tile<'_>>,
         scratch: &mut [f32],
     ) {
-        match &self.step.pool {
-            Some(pooling) => pooled(self, pooling, image, tile, sums, scratch),
-            None => self.convolve(image, tile, sums, scratch),
+        match (&self.step.pool, self.step.summed) {
+            (Some(pooling), _) => pooled(self, pooling, image, tile, sums, scratch),
+            (None, Some(pixels)) => summed(self, pixels, image, tile, scratch),
+            (None, None) => self.convolve(image, tile, sums, scratch),
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) struct Floor {
 impl Floor {
     /// The floor of a net's layers: their weights come from memory where the cache cannot hold them all.
     pub(crate) fn new(peaks: Peaks, layers: &[LayerInfo]) -> Self {
-        let bytes: usize = layers.iter().map(|l| l.weight_bytes).sum();
+        let bytes: usize = once(layers).map(|l| l.weight_bytes).sum();
         Self { peaks, weights: if bytes > CACHE_BYTES { peaks.memory } else { peaks.cache } }
     }
 
@@ -26,8 +26,8 @@ impl Floor {
 
     /// The same of a whole net: as if everything overlapped.
     pub(crate) fn total(&self, layers: &[LayerInfo], batch: usize) -> f64 {
-        let madds = layers.iter().map(madds).fold([0; 2], |sum, m| [sum[0] + m[0], sum[1] + m[1]]);
-        self.seconds(madds, layers.iter().map(|l| l.weight_bytes).sum(), batch)
+        let madds = once(layers).map(madds).fold([0; 2], |sum, m| [sum[0] + m[0], sum[1] + m[1]]);
+        self.seconds(madds, once(layers).map(|l| l.weight_bytes).sum(), batch)
     }
 
     /// Multiply-adds are those of f32 and those of bfloat16.
@@ -36,6 +36,11 @@ impl Floor {
         let arithmetic = f32 / self.peaks.flops + bf16 / self.peaks.bf16_flops;
         arithmetic.max(bytes as f64 / self.weights)
     }
+}
+
+/// What a net cannot do without: not what it computes twice.
+fn once(layers: &[LayerInfo]) -> impl Iterator<Item = &LayerInfo> {
+    layers.iter().filter(|layer| !layer.is_repeated)
 }
 
 /// Multiply-adds of f32, fusing among them, and of bfloat16.
