@@ -89,6 +89,7 @@ mod tests {
             weight_bytes,
             map_bytes,
             is_predictor: false,
+            is_repeated: false,
         }
     }
 
