@@ -23,6 +23,8 @@ pub(crate) const IMAGE_TILES: usize = MAX_TILES / MAX_IMAGES;
 pub(crate) const MAX_IMAGES: usize = 16;
 /// Pixels of a map that a tile computes for itself, one panel wide: 128 or 256 KiB, a quarter of a second-level cache.
 const PART_PIXELS: usize = 2048;
+/// Pixels of a map that is not kept over which a tile sums, 64 KiB of a panel of 32 channels. A third or twice as many took as long.
+const SUMMED_PIXELS: usize = 504;
 /// Values of the part of a map that a product of bfloat16 computes for a tile of several panels, 512 KiB.
 const BF16_PART: usize = 128 << 10;
 /// Most values of a tile's pixels when they are laid out as bfloat16, 768 KiB: they stay in the second-level cache while panel
@@ -160,6 +162,11 @@ impl Blocks {
         // What a core computes twice it need not wait for.
         let more = if self.shared { whole / 3 } else { whole / 6 };
         cuts().filter(|&rows| fits(rows, more)).min_by_key(|&rows| time(rows))
+    }
+
+    /// Pixels over which a tile sums a map of `pixels` pixels that is not kept, `parts` tiles by channels.
+    pub(crate) fn summed_pixels(self, pixels: usize, parts: usize) -> usize {
+        SUMMED_PIXELS.max(pixels.div_ceil((IMAGE_TILES / parts).max(1)))
     }
 
     /// Rows of a tile of a pooled map that computes what it pools: one tile for each thread, since tiles share rows.
@@ -416,6 +423,9 @@ mod tests {
                 let (rows, channel_block) = cut.winograd_tile([side.div_ceil(4); 2], 4, 1, (channels, 8), 4);
                 let tiles = side.div_ceil(rows) * channels.div_ceil(channel_block);
                 assert!(tiles <= IMAGE_TILES, "{side} x {side}, {channels} channels: {tiles}");
+                let parts = channels.div_ceil(32).min(IMAGE_TILES);
+                let tiles = parts * pixels.div_ceil(cut.summed_pixels(pixels, parts));
+                assert!(tiles <= IMAGE_TILES, "sums of {pixels} pixels, {channels} channels: {tiles}");
                 for experts in [0, 4] {
                     let (block, channel_block) = cut.bf16_tile(pixels, [576; 2], (channels, 8), experts);
                     let tiles = pixels.div_ceil(block) * channels.div_ceil(channel_block);
