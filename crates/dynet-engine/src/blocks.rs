@@ -23,8 +23,10 @@ pub(crate) const IMAGE_TILES: usize = MAX_TILES / MAX_IMAGES;
 pub(crate) const MAX_IMAGES: usize = 16;
 /// Pixels of a map that a tile computes for itself, one panel wide: 128 or 256 KiB, a quarter of a second-level cache.
 const PART_PIXELS: usize = 2048;
-/// Pixels of a map that is not kept over which a tile sums, 64 KiB of a panel of 32 channels. A third or twice as many took as long.
-const SUMMED_PIXELS: usize = 504;
+/// Rows that windows compute at once, and over which they add up what they store.
+pub(crate) const SUM_ROWS: usize = 2;
+/// Most runs of the pixels of a product's output that are added up by themselves.
+const MAX_RUNS: usize = 64;
 /// Values of the part of a map that a product of bfloat16 computes for a tile of several panels, 512 KiB.
 const BF16_PART: usize = 128 << 10;
 /// Most values of a tile's pixels when they are laid out as bfloat16, 768 KiB: they stay in the second-level cache while panel
@@ -36,8 +38,8 @@ const BF16_OUTPUTS: usize = 256 << 10;
 
 /// Cuts layers for a number of threads.
 ///
-/// Sums over a tile's pixels, and so the last bits of the logits, depend on where tiles start. So the cuts belong to a plan and do not
-/// follow the threads of a session.
+/// The cuts show in no bit of the logits: a layer that adds up its output does so over runs of pixels that do not depend on them, and
+/// its tiles have whole runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blocks {
     /// As many as tiles are to be shared by: at least two, which costs a single one next to nothing.
@@ -94,7 +96,7 @@ impl Blocks {
     /// Pixels of a tile for a layer, whole rows of it.
     pub(crate) fn pixel_block(self, layer: Layer) -> usize {
         let Layer { pixels, values, by_channel, terms, halves, experts, row } = layer;
-        let (rows, threads) = (pixels / row, self.threads);
+        let (rows, threads) = (pixels.div_ceil(row), self.threads);
         let panels = halves.div_ceil(2);
         let fuse = experts * EXPERT_PIXELS + 2;
         let read = if by_channel { values.div_ceil(threads) } else { values };
@@ -120,7 +122,7 @@ impl Blocks {
         let best = (least..=most).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(least);
         // No more tiles than an image may have.
         let best = best.min((IMAGE_TILES / panels.min(IMAGE_TILES)).max(1));
-        rows.div_ceil(best) * row
+        (rows.div_ceil(best) * row).min(pixels)
     }
 
     /// Channels of a tile: one panel, or as many as keep an image's tiles within bounds. Where all pixels are one block,
@@ -141,17 +143,24 @@ impl Blocks {
         (BF16_PART / (pixels * nr)).clamp(1, panels.div_ceil(tiles))
     }
 
-    /// Rows of a depthwise convolution's tile that computes what it reads, `panels` panels of sums of `terms` terms; `None`
-    /// where too many rows would be computed twice.
-    pub(crate) fn window_rows(self, geometry: &Geometry, terms: usize, panels: usize) -> Option<usize> {
+    /// Rows of a depthwise convolution's tile that computes what it reads, `panels` panels of sums of `terms` terms, a multiple of
+    /// `unit` unless it is all of them; `None` where too many rows would be computed twice.
+    pub(crate) fn window_rows(
+        self,
+        geometry: &Geometry,
+        terms: usize,
+        panels: usize,
+        unit: usize,
+    ) -> Option<usize> {
         let [height, width] = geometry.output();
         let whole = geometry.input[0] * geometry.input[1];
         let read = |rows: usize| rows_read(geometry, rows) * geometry.input[1];
         let fits = |rows: usize, more: usize| {
             read(rows) <= PART_PIXELS && height.div_ceil(rows) * read(rows) <= whole + more
         };
-        let most = (IMAGE_TILES / panels).min(height);
-        let cuts = || (1..=most).map(|blocks| height.div_ceil(blocks));
+        let units = height.div_ceil(unit);
+        let most = (IMAGE_TILES / panels).min(units);
+        let cuts = || (1..=most).map(|blocks| (units.div_ceil(blocks) * unit).min(height));
         cuts().find(|&rows| fits(rows, whole / 6))?;
         let time = |rows: usize| {
             let blocks = height.div_ceil(rows);
@@ -164,15 +173,10 @@ impl Blocks {
         cuts().filter(|&rows| fits(rows, more)).min_by_key(|&rows| time(rows))
     }
 
-    /// Pixels over which a tile sums a map of `pixels` pixels that is not kept, `parts` tiles by channels.
-    pub(crate) fn summed_pixels(self, pixels: usize, parts: usize) -> usize {
-        SUMMED_PIXELS.max(pixels.div_ceil((IMAGE_TILES / parts).max(1)))
-    }
-
     /// Rows of a tile of a pooled map that computes what it pools: one tile for each thread, since tiles share rows.
     pub(crate) fn pooled_rows(self, height: usize) -> usize {
         let tiles = if self.shared { self.threads } else { 1 };
-        height.div_ceil(tiles.min(IMAGE_TILES))
+        (height.div_ceil(SUM_ROWS).div_ceil(tiles.min(IMAGE_TILES)) * SUM_ROWS).min(height)
     }
 
     /// Rows and channels of a tile of Winograd's filtering for an output of `tiles` rows and columns of tiles of `side`, the rows a
@@ -209,15 +213,16 @@ impl Blocks {
     }
 
     /// Pixels and channels of a tile of a product of bfloat16, whose pixels are laid out once for its panels: `pixels` output
-    /// pixels that are sums of `k` terms, for which `row` values are laid out, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
+    /// pixels, in whole runs of `run`, that are sums of `k` terms, for which `row` values are laid out, `channels` output channels in panels of `nr`, each the sum of `experts` fixed kernels (0: static).
     pub(crate) fn bf16_tile(
         self,
-        pixels: usize,
+        [pixels, run]: [usize; 2],
         [k, row]: [usize; 2],
         (channels, nr): (usize, usize),
         experts: usize,
     ) -> (usize, usize) {
-        let (panels, threads) = (channels.div_ceil(nr), self.threads);
+        let (panels, threads, runs) = (channels.div_ceil(nr), self.threads, pixels.div_ceil(run));
+        let block_of = |blocks: usize| (runs.div_ceil(blocks) * run).min(pixels);
         // Cycles for a row of the weights: of tiles of AMX, of laying out pixels that come from the second-level cache, of
         // fusing what comes from memory.
         let product = |pixels: usize| pixels.div_ceil(32) * 2;
@@ -229,20 +234,20 @@ impl Blocks {
         // Of fewer pixels all panels, unless some threads would get none.
         let some = |blocks: usize| if blocks == 1 { all } else { panels.div_ceil(threads.div_ceil(blocks)) };
         let time = |blocks: usize| {
-            let (block, some) = (pixels.div_ceil(blocks), some(blocks));
+            let (block, some) = (block_of(blocks), some(blocks));
             let tiles = (blocks * panels.div_ceil(some)).div_ceil(threads);
             tiles * (some * (fuse + product(block)) + gather(block))
         };
         let least =
             (pixels * row).div_ceil(BF16_VALUES).max((pixels * channels).div_ceil(BF16_OUTPUTS)).max(1);
-        let most = (pixels / 64).max(least).min(pixels).min(IMAGE_TILES);
+        let most = (pixels / 64).max(least).min(runs).min(IMAGE_TILES);
         let even = |blocks: &usize| {
             blocks.is_multiple_of(threads) || threads.is_multiple_of(*blocks) || *blocks == least
         };
         let best =
             (least.min(most)..=most).filter(even).min_by_key(|&blocks| (time(blocks), blocks)).unwrap_or(1);
         let most = (IMAGE_TILES / best).max(1);
-        (pixels.div_ceil(best), some(best).max(panels.div_ceil(most)) * nr)
+        (block_of(best), some(best).max(panels.div_ceil(most)) * nr)
     }
 }
 
@@ -254,6 +259,19 @@ pub(crate) fn groups(images: usize, blocks: usize, threads: usize) -> usize {
         tiles.is_multiple_of(threads) || tiles >= 4 * threads
     };
     (1..images).find(even).unwrap_or(images)
+}
+
+/// Pixels of a product's output that are added up by themselves, so that where tiles start does not show in the sums: of 7 x 7 all, of
+/// 14 x 14 half, so that two threads can share them, with each doubling of the sides half as many of all.
+pub(crate) fn sum_run(pixels: usize) -> usize {
+    let parts = (pixels.isqrt() / 7).clamp(1, MAX_RUNS);
+    pixels.div_ceil(1 << parts.ilog2())
+}
+
+/// Channels of a tile that sums one of `runs` runs of pixels of a map that is not kept: a panel of `nr`, or as many as leave an image
+/// no more tiles than it may have.
+pub(crate) fn summed_channels(channels: usize, nr: usize, runs: usize) -> usize {
+    channels.div_ceil(nr).div_ceil((IMAGE_TILES / runs).max(1)) * nr
 }
 
 /// Panels of `nr` columns for `channels` output channels, in halves: the last panel may be one.
@@ -317,7 +335,7 @@ mod tests {
         assert_eq!(ONE.foreign(1, 2, 99), 0);
         // ShuffleNetV2: 58 channels of 28 x 28, 116 of 14 x 14.
         let rows = |cut: Blocks, side, terms, panels| {
-            cut.window_rows(&Geometry::same([side; 2], 3, 1), terms, panels)
+            cut.window_rows(&Geometry::same([side; 2], 3, 1), terms, panels, 1)
         };
         assert_eq!([ONE, TWO].map(|cut| rows(cut, 28, 58, 2)), [Some(28), Some(14)]);
         assert_eq!([ONE, TWO].map(|cut| rows(cut, 14, 116, 4)), [Some(14), Some(7)]);
@@ -338,15 +356,15 @@ mod tests {
     #[test]
     fn pixels_are_laid_out_within_the_cache_and_once_where_fusing_does_not_count() {
         // A 3x3 layer of 64 channels of 56 x 56: blocks of pixels, each with all channels.
-        let (block, channels) = TWO.bf16_tile(3136, [576; 2], (64, 32), 4);
+        let (block, channels) = TWO.bf16_tile([3136, 1], [576; 2], (64, 32), 4);
         assert!(block * 576 <= BF16_VALUES && block < 3136 && channels == 64, "{block}, {channels}");
         // One of 512 channels of 7 x 7 is cut by channels: a further block would fuse all panels again.
-        let (block, channels) = TWO.bf16_tile(49, [4608; 2], (512, 32), 4);
+        let (block, channels) = TWO.bf16_tile([49, 1], [4608; 2], (512, 32), 4);
         assert!(block == 49 && (64..=256).contains(&channels), "{block}, {channels}");
         // Static, a tile shares its pixels among as many channels as leave each thread one.
-        assert_eq!(TWO.bf16_tile(49, [4608; 2], (512, 32), 0), (49, 256));
+        assert_eq!(TWO.bf16_tile([49, 1], [4608; 2], (512, 32), 0), (49, 256));
         // A map with its border is laid out once for nine elements of a kernel: all pixels for each of two threads.
-        assert_eq!(TWO.bf16_tile(3136, [576, 67], (64, 32), 0), (1568, 64));
+        assert_eq!(TWO.bf16_tile([3136, 1], [576, 67], (64, 32), 0), (1568, 64));
     }
 
     #[test]
@@ -359,11 +377,11 @@ mod tests {
     #[test]
     fn a_tile_computes_as_many_rows_as_its_cache_holds_and_few_of_them_twice() {
         // 112 x 112 with stride 2: 17 input rows are 1904 pixels.
-        assert_eq!(ONE.window_rows(&Geometry::same([112, 112], 3, 2), 16, 6), Some(8));
-        assert_eq!(ONE.window_rows(&Geometry::same([14, 14], 3, 1), 64, 24), Some(14));
+        assert_eq!(ONE.window_rows(&Geometry::same([112, 112], 3, 2), 16, 6, 1), Some(8));
+        assert_eq!(ONE.window_rows(&Geometry::same([14, 14], 3, 1), 64, 24, 1), Some(14));
         // A row or two of a wide image fit, of which most would be computed again.
-        assert_eq!(TWO.window_rows(&Geometry::same([900, 900], 3, 1), 16, 6), None);
-        assert_eq!(TWO.window_rows(&Geometry::same([4, 4], 3, 1), 16, 6000), None);
+        assert_eq!(TWO.window_rows(&Geometry::same([900, 900], 3, 1), 16, 6, 1), None);
+        assert_eq!(TWO.window_rows(&Geometry::same([4, 4], 3, 1), 16, 6000, 1), None);
     }
 
     /// Layers of ResNets over 224 x 224 pixels: side of the map, channels in and out.
@@ -387,7 +405,7 @@ mod tests {
                     full(pixels.div_ceil(block) * c_out.div_ceil(channels)),
                     "{what}: {block}, {channels}"
                 );
-                let (block, channels) = blocks.bf16_tile(pixels, [9 * c_in; 2], (c_out, nr), experts);
+                let (block, channels) = blocks.bf16_tile([pixels, 1], [9 * c_in; 2], (c_out, nr), experts);
                 let tiles = pixels.div_ceil(block) * c_out.div_ceil(channels);
                 assert!(full(tiles) || tiles >= c_out / nr, "{what}, bf16: {block}, {channels}");
                 if side > 7 {
@@ -423,11 +441,11 @@ mod tests {
                 let (rows, channel_block) = cut.winograd_tile([side.div_ceil(4); 2], 4, 1, (channels, 8), 4);
                 let tiles = side.div_ceil(rows) * channels.div_ceil(channel_block);
                 assert!(tiles <= IMAGE_TILES, "{side} x {side}, {channels} channels: {tiles}");
-                let parts = channels.div_ceil(32).min(IMAGE_TILES);
-                let tiles = parts * pixels.div_ceil(cut.summed_pixels(pixels, parts));
+                let runs = pixels.div_ceil(sum_run(pixels));
+                let tiles = runs * channels.div_ceil(summed_channels(channels, 8, runs));
                 assert!(tiles <= IMAGE_TILES, "sums of {pixels} pixels, {channels} channels: {tiles}");
                 for experts in [0, 4] {
-                    let (block, channel_block) = cut.bf16_tile(pixels, [576; 2], (channels, 8), experts);
+                    let (block, channel_block) = cut.bf16_tile([pixels, 1], [576; 2], (channels, 8), experts);
                     let tiles = pixels.div_ceil(block) * channels.div_ceil(channel_block);
                     assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels in bf16: {tiles}");
                 }

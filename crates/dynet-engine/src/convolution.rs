@@ -77,7 +77,10 @@ impl Lowering<'_> {
             }
             None => self.algorithm(id, conv, x, geometry, &kernels, scaled),
         };
-        let (pixel_block, channel_block) = self.tile(conv, output, &geometry, (&weights, &reading), scaled);
+        let every = sum_run(&reading, output);
+        let run = if self.is_summed(chain.last) { every } else { 1 };
+        let (pixel_block, channel_block) =
+            self.tile(conv, output, &geometry, (&weights, &reading), [usize::from(scaled), run]);
         let panel_major = is_panel_major(conv, output, weights.len_bytes());
         let pixel_blocks = output.pixels().div_ceil(pixel_block);
         let head = self.head(id, conv, pixel_blocks == 1);
@@ -101,7 +104,7 @@ impl Lowering<'_> {
             expand: None,
         };
         let out = self.buffer(output.c, output.pixels());
-        let sums = self.sums_of(chain.last, pixel_block);
+        let sums = self.sums_of(chain.last, every);
         self.push(id, Kind::Conv(Box::new(step)), out, sums);
         self.set(chain.last, Value::Map(out));
         Ok(())
@@ -141,14 +144,14 @@ impl Lowering<'_> {
         (weights, x, reading)
     }
 
-    /// Pixels and channels of a convolution's tile.
+    /// Pixels and channels of a convolution's tile, whole runs of `run` pixels; `scaled`: 1 if it multiplies its input with factors.
     fn tile(
         &self,
         conv: &Conv2d,
         output: Shape,
         geometry: &Geometry,
         (weights, reading): (&Panels, &Reading),
-        scaled: bool,
+        [scaled, run]: [usize; 2],
     ) -> (usize, usize) {
         let experts = conv.dynamic.map_or(0, |d| d.experts);
         let channels = (conv.c_out, weights.nr());
@@ -160,8 +163,8 @@ impl Lowering<'_> {
         }
         if self.precision_of(conv) == Precision::Bf16 {
             let row = Conv::bf16_row(weights.k() / reading.segments(), reading.taps());
-            let fused = experts.max(usize::from(scaled));
-            return self.blocks.bf16_tile(output.pixels(), [weights.k(), row], channels, fused);
+            let fused = experts.max(scaled);
+            return self.blocks.bf16_tile([output.pixels(), run], [weights.k(), row], channels, fused);
         }
         let by_channel = matches!(reading, Reading::Window(_));
         let in_rows = by_channel || matches!(reading, Reading::Planes(_));
@@ -172,7 +175,7 @@ impl Lowering<'_> {
             terms: weights.k(),
             halves: blocks::half_panels(conv.c_out, weights.nr()),
             experts,
-            row: if in_rows { output.w } else { 1 },
+            row: if in_rows { run.max(output.w) } else { run },
         });
         let pixel_blocks = output.pixels().div_ceil(pixels);
         (pixels, self.blocks.channel_block(conv.c_out, weights.nr(), pixel_blocks))
@@ -315,6 +318,8 @@ impl Lowering<'_> {
         let mut geometry = Geometry::same([shape.h, shape.w], 1, 1);
         geometry.padding = [0, 0];
         let halves = blocks::half_panels(shape.c, weights.nr());
+        let reading = Reading::Window(geometry);
+        let every = sum_run(&reading, shape);
         let pixel_block = self.blocks.pixel_block(Layer {
             pixels: shape.pixels(),
             values: shape.c,
@@ -322,12 +327,12 @@ impl Lowering<'_> {
             terms: 1,
             halves,
             experts: 0,
-            row: shape.w,
+            row: if self.is_summed(chain.last) { every } else { shape.w },
         });
         let pixel_blocks = shape.pixels().div_ceil(pixel_block);
         let step = ConvStep {
             x,
-            reading: Reading::Window(geometry),
+            reading,
             channel_block: self.blocks.channel_block(shape.c, weights.nr(), pixel_blocks),
             weights: Arc::new(weights),
             precision: Precision::F32,
@@ -345,7 +350,7 @@ impl Lowering<'_> {
             expand: None,
         };
         let output = self.buffer(shape.c, shape.pixels());
-        let sums = self.sums_of(chain.last, pixel_block);
+        let sums = self.sums_of(chain.last, every);
         self.push(id, Kind::Conv(Box::new(step)), output, sums);
         self.set(chain.last, Value::Map(output));
         Ok(())
@@ -376,6 +381,15 @@ fn side(conv: &Conv2d, geometry: &Geometry) -> Option<Side> {
         Side::Four => conv.c_in >= 32 && geometry.pixels() >= 100,
     };
     [Side::Four, Side::Three, Side::Two].into_iter().find(|side| side.fits(geometry) && wins(*side))
+}
+
+/// Pixels over which a layer adds up its output by themselves: as its kernel computes them.
+fn sum_run(reading: &Reading, output: Shape) -> usize {
+    match reading {
+        Reading::Window(_) | Reading::Planes(_) => blocks::SUM_ROWS * output.w,
+        Reading::Winograd(_, side) => side.outputs() * output.w,
+        Reading::Pointwise | Reading::Table(_) => blocks::sum_run(output.pixels()),
+    }
 }
 
 /// Whether all images of a batch are run over a panel before the next panel: where it has more bytes of weights than an image has of

@@ -8,7 +8,7 @@
 //! A predictor that reads the mean of the map needs it before the depthwise layer begins. Where the map is large and its values are
 //! short sums, a step computes it for its sums alone, and the tiles compute it once more.
 
-use dynet_kernels::{Conv, GroupedConv, Pixels, Tile, grouped};
+use dynet_kernels::{Conv, GroupedConv, Pixels, Sums, Tile, grouped};
 
 use crate::blocks::{self, Blocks};
 use crate::layout::Lifetime;
@@ -29,7 +29,7 @@ pub(crate) fn join(steps: &mut Vec<Step>, buffers: &mut [Lifetime], kept: &[View
             Some((by, rows)) => {
                 coefficients_apart(steps, at);
                 coefficients_apart(steps, by);
-                let (expand, by) = match sums_alone(steps, at, (buffers, blocks)) {
+                let (expand, by) = match sums_alone(steps, at) {
                     Some(expand) => (expand, by),
                     None => (steps.remove(at), by - 1),
                 };
@@ -70,7 +70,8 @@ fn rows(steps: &[Step], at: usize, by: usize, blocks: Blocks) -> Option<usize> {
     if !(product && depthwise) {
         return None;
     }
-    blocks.window_rows(geometry, expand.weights.k(), window.weights.count())
+    let unit = if steps[by].sums.is_some() { blocks::SUM_ROWS } else { 1 };
+    blocks.window_rows(geometry, expand.weights.k(), window.weights.count(), unit)
 }
 
 /// Whether computing a map twice takes less time than storing it and reading it again.
@@ -79,20 +80,18 @@ fn is_cheaper_twice(expand: &ConvStep, map: View) -> bool {
 }
 
 /// If somebody reads sums of the map of step `at`: leaves it to make these alone, and returns a step that makes the map.
-fn sums_alone(steps: &mut [Step], at: usize, (buffers, blocks): (&mut [Lifetime], Blocks)) -> Option<Step> {
-    let Step { kind: Kind::Conv(conv), sums: Some(_), .. } = &steps[at] else { return None };
-    let (pixels, nr) = (steps[at].output.pixels, conv.weights.nr());
+fn sums_alone(steps: &mut [Step], at: usize) -> Option<Step> {
+    let step = &mut steps[at];
+    let (Kind::Conv(conv), Some(sums)) = (&mut step.kind, step.sums) else { return None };
+    let expand = Step { name: step.name.clone(), kind: Kind::Conv(conv.clone()), sums: None, ..*step };
+    let nr = conv.weights.nr();
     let channel_block = match conv.precision {
-        Precision::F32 => nr,
+        Precision::F32 => blocks::summed_channels(conv.weights.n(), nr, sums.view.pixels),
         Precision::Bf16 => conv.weights.count() * nr,
     };
-    let pixel_block = blocks.summed_pixels(pixels, (conv.weights.count() * nr).div_ceil(channel_block));
-    count_sums(steps, at, pixels.div_ceil(pixel_block), buffers);
-    let step = &mut steps[at];
-    let Kind::Conv(conv) = &mut step.kind else { return None };
-    let expand = Step { name: step.name.clone(), kind: Kind::Conv(conv.clone()), sums: None, ..*step };
-    step.output = step.sums.take()?;
-    (conv.pixel_block, conv.channel_block, conv.summed) = (pixel_block, channel_block, Some(pixels));
+    let pixels = std::mem::replace(&mut step.output, sums.view).pixels;
+    step.sums = None;
+    (conv.pixel_block, conv.channel_block, conv.summed) = (sums.every, channel_block, Some(pixels));
     Some(expand)
 }
 
@@ -135,22 +134,6 @@ fn put(
     };
     window.panel_major |= expand.panel_major;
     window.expand = Some(expand);
-    count_sums(steps, by, count, buffers);
-}
-
-/// Step `at` has `count` blocks of pixels: a tile's sums are a block's.
-pub(crate) fn count_sums(steps: &mut [Step], at: usize, count: usize, buffers: &mut [Lifetime]) {
-    let Some(sums) = &mut steps[at].sums else { return };
-    sums.pixels = count;
-    let sums = *sums;
-    buffers[sums.buffer].len = sums.ld * count;
-    for step in steps {
-        if let Kind::Combine { sums: of, .. } = &mut step.kind
-            && of.buffer == sums.buffer
-        {
-            *of = sums;
-        }
-    }
 }
 
 /// Two names as one: `features.2.conv.{0.0,1.0}`.
@@ -185,7 +168,7 @@ pub(crate) fn expanded(
     window: &GroupedConv<'_>,
     scratch: &mut [f32],
     tile: &mut Tile<'_>,
-    mut sums: Option<Tile<'_>>,
+    mut sums: Option<Sums<'_>>,
 ) {
     let (geometry, nr) = (window.geometry, window.weights.nr());
     let width = geometry.output()[1];
@@ -228,7 +211,8 @@ pub(crate) fn summed(
     let pixels = start..(start + step.pixel_block).min(pixels);
     let channels = tile.channel0()..tile.channel0() + tile.channels();
     let mut part = Tile::part(map, pixels, channels.clone(), part_ld(channels.len()));
-    inputs.convolve(image, &mut part, Some(tile.reborrow()), scratch);
+    let sums = Sums::new(tile.reborrow(), step.pixel_block);
+    inputs.convolve(image, &mut part, Some(sums), scratch);
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::in_place;
 use crate::layout::Lifetime;
 use crate::plan::{Options, Precision};
 use crate::pooled;
-use crate::step::{DenseStep, Kind, Step, View};
+use crate::step::{DenseStep, Kind, RunSums, Step, View};
 
 /// Maps that a shuffle takes at once.
 pub(crate) const MAX_PARTS: usize = 8;
@@ -27,13 +27,6 @@ pub(crate) enum Value {
     Parts(Vec<View>),
     /// A predictor whose last layer, which reads this, belongs to the convolutions that it feeds.
     Gated { x: View, layer: &'static str },
-}
-
-/// Sums over the pixels of a map, block by block.
-#[derive(Clone, Copy, Debug)]
-struct Sums {
-    view: View,
-    pixels: usize,
 }
 
 /// What an operation does after its own work, so that later nodes need no step.
@@ -58,7 +51,7 @@ pub(crate) struct Lowering<'a> {
     /// Nodes that an earlier step computes on the way.
     absorbed: Vec<bool>,
     pooled: Vec<Option<View>>,
-    sums: Vec<Option<Sums>>,
+    sums: Vec<Option<View>>,
     pub(crate) buffers: Vec<Lifetime>,
     pub(crate) steps: Vec<Step>,
 }
@@ -112,7 +105,7 @@ impl<'a> Lowering<'a> {
     fn live(&mut self, kept: &[View]) {
         let end = self.steps.len();
         for (at, step) in self.steps.iter().enumerate() {
-            for view in step.reads().into_iter().chain([step.output]).chain(step.sums) {
+            for view in step.reads().into_iter().chain([step.output]).chain(step.sums.map(|sums| sums.view)) {
                 let buffer = &mut self.buffers[view.buffer];
                 buffer.first = buffer.first.min(at);
                 buffer.last = buffer.last.max(at);
@@ -231,20 +224,25 @@ impl<'a> Lowering<'a> {
         View { buffer: self.buffers.len() - 1, channel0: 0, channels, ld: channels, pixels }
     }
 
-    pub(crate) fn push(&mut self, node: NodeId, kind: Kind, output: View, sums: Option<View>) {
+    pub(crate) fn push(&mut self, node: NodeId, kind: Kind, output: View, sums: Option<RunSums>) {
         let name = self.net.node(node).name.clone();
         self.steps.push(Step { node, name, kind, output, cost_ns: 0, sums });
     }
 
-    /// Room for the sums over blocks of pixels of a node's map, if somebody reads its mean.
-    pub(crate) fn sums_of(&mut self, last: NodeId, pixel_block: usize) -> Option<View> {
-        let shape = self.shape(last);
-        if shape.pixels() == 1 || !self.is_pooled(last) {
+    /// Whether somebody reads the mean of a node's map, so that its maker adds up.
+    pub(crate) fn is_summed(&self, last: NodeId) -> bool {
+        self.shape(last).pixels() > 1 && self.is_pooled(last)
+    }
+
+    /// Room for the sums over runs of `every` pixels of a node's map, if somebody reads its mean.
+    pub(crate) fn sums_of(&mut self, last: NodeId, every: usize) -> Option<RunSums> {
+        if !self.is_summed(last) {
             return None;
         }
-        let view = self.packed_buffer(shape.c, shape.pixels().div_ceil(pixel_block));
-        self.sums[last.index()] = Some(Sums { view, pixels: shape.pixels() });
-        Some(view)
+        let shape = self.shape(last);
+        let view = self.packed_buffer(shape.c, shape.pixels().div_ceil(every));
+        self.sums[last.index()] = Some(view);
+        Some(RunSums { view, every })
     }
 
     /// A step over all pixels of a map of the shape of `last`, in bands.
@@ -351,8 +349,8 @@ impl<'a> Lowering<'a> {
             }
             (_, Some(sums)) => {
                 let view = self.packed_buffer(shape.c, 1);
-                let factor = 1.0 / sums.pixels as f32;
-                self.push(id, Kind::Combine { sums: sums.view, factor }, view, None);
+                let factor = 1.0 / shape.pixels() as f32;
+                self.push(id, Kind::Combine { sums, factor }, view, None);
                 view
             }
             _ => {

@@ -37,8 +37,7 @@ pub struct Options {
     /// Instruction set.
     pub isa: Isa,
     /// Threads that the layers are cut for. Sessions may have more, which then find nothing to do in some layers, or fewer, which
-    /// costs them a few percent. Sums over a map's pixels are added block by block: plans for other numbers may differ in
-    /// the last bits of their logits, sessions of one plan never do.
+    /// costs them a few percent. Logits are the same bits for any number.
     pub threads: usize,
     /// Nodes whose outputs can be read after a run. Each of them is computed as the net has it: an activation or a
     /// batch normalisation behind it is no longer part of its layer, which takes longer.
@@ -170,7 +169,7 @@ impl Plan {
 
 fn info(net: &Net, step: &Step) -> LayerInfo {
     let shape = net.node(step.node).shape;
-    let views = step.reads().into_iter().chain([step.output]).chain(step.sums);
+    let views = step.reads().into_iter().chain([step.output]).chain(step.sums.map(|sums| sums.view));
     let bf16 = |c: &ConvStep, madds: u64| if c.precision == Precision::Bf16 { madds } else { 0 };
     let mut bf16_madds = 0;
     let (madds, fusion_madds, weight_bytes) = match &step.kind {

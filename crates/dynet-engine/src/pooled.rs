@@ -7,10 +7,10 @@
 
 use std::ops::Range;
 
-use dynet_kernels::{Geometry, Pixels, Tile, pixelwise};
+use dynet_kernels::{Geometry, Pixels, Sums, Tile, pixelwise};
 
-use crate::blocks::Blocks;
-use crate::expand::{both, count_sums, part_ld, reader};
+use crate::blocks::{self, Blocks};
+use crate::expand::{both, part_ld, reader};
 use crate::layout::Lifetime;
 use crate::plan::conv_scratch_len;
 use crate::step::{ConvStep, Kind, Reading, Step, View};
@@ -102,7 +102,6 @@ fn pooling(steps: &[Step], at: usize, by: usize, blocks: Blocks) -> Option<Pooli
 /// Hands a convolution to the pooling at `by`.
 fn put(conv: Step, pooling: Pooling, by: usize, (steps, buffers): (&mut [Step], &mut [Lifetime])) {
     let (pixels, channels) = (pooling.rows * pooling.geometry.input[1], conv.output.channels);
-    let count = pooling.geometry.pixels().div_ceil(pooling.pixel_block);
     buffers[conv.output.buffer].len = 0;
     let step = &mut steps[by];
     step.name = both(&conv.name, &step.name);
@@ -110,7 +109,24 @@ fn put(conv: Step, pooling: Pooling, by: usize, (steps, buffers): (&mut [Step], 
         let of = ConvStep { pixel_block: pixels, channel_block: channels, pool: Some(pooling), ..*of };
         step.kind = Kind::Conv(Box::new(of));
     }
-    count_sums(steps, by, count, buffers);
+    sum_rows(steps, by, buffers);
+}
+
+/// Lets step `at` add up what it pools over rows, of which its tiles have some.
+fn sum_rows(steps: &mut [Step], at: usize, buffers: &mut [Lifetime]) {
+    let Step { kind: Kind::Conv(conv), output, sums: Some(sums), .. } = &mut steps[at] else { return };
+    let Some(pool) = &conv.pool else { return };
+    sums.every = blocks::SUM_ROWS * pool.geometry.output()[1];
+    sums.view.pixels = output.pixels.div_ceil(sums.every);
+    let view = sums.view;
+    buffers[view.buffer].len = view.ld * view.pixels;
+    for step in steps {
+        if let Kind::Combine { sums: of, .. } = &mut step.kind
+            && of.buffer == view.buffer
+        {
+            *of = view;
+        }
+    }
 }
 
 /// One tile of the pooled map, which has all channels.
@@ -119,7 +135,7 @@ pub(crate) fn pooled(
     pooling: &Pooling,
     image: usize,
     tile: &mut Tile<'_>,
-    sums: Option<Tile<'_>>,
+    sums: Option<Sums<'_>>,
     scratch: &mut [f32],
 ) {
     let (g, isa, channels) = (&pooling.geometry, inputs.isa, tile.channels());

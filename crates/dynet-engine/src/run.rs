@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use dynet_kernels::{
-    Activation, Conv, Epilogue, Grid, Isa, OfImage, PerThread, Pixels, Pool, Residual, SharedOut, Tile, conv,
-    copy, pixelwise,
+    Activation, Conv, Epilogue, Grid, Isa, OfImage, PerThread, Pixels, Pool, Residual, SharedOut, Sums, Tile,
+    conv, copy, pixelwise,
 };
 
 use dynet_net::CoefActivation;
@@ -16,7 +16,7 @@ use crate::blocks::{self, Blocks, MAX_IMAGES};
 use crate::layout::Layout;
 use crate::lower::MAX_PARTS;
 use crate::plan::grid;
-use crate::step::{ConvStep, DenseStep, Gate, Kind, Step, View};
+use crate::step::{ConvStep, DenseStep, Gate, Kind, RunSums, Step, View};
 use crate::tile::Inputs;
 
 /// Parts of a step for each thread: enough that threads finish together.
@@ -126,6 +126,29 @@ fn tiles(
     }
 }
 
+/// The output of a step, with the sums that it makes of it.
+struct Outputs<'a> {
+    out: SharedOut<'a>,
+    sums: Option<(SharedOut<'a>, usize)>,
+}
+
+impl<'a> Outputs<'a> {
+    fn new(step: &Step, grid: Grid, out: &'a mut [f32], sums: &'a mut [f32]) -> Self {
+        let sums = step.sums.map(|RunSums { view, every }| {
+            let pixel_block = grid.pixel_block.div_ceil(every);
+            let runs = Grid { pixels: view.pixels, ld: view.ld, pixel_block, ..grid };
+            (SharedOut::new(sums, 0, runs), every)
+        });
+        Self { out: SharedOut::new(out, step.output.channel0, grid), sums }
+    }
+
+    fn take(&self, [image, pixel, channel]: [usize; 3]) -> (Tile<'_>, Option<Sums<'_>>) {
+        let sums =
+            self.sums.as_ref().map(|(sums, every)| Sums::new(sums.take(image, pixel, channel), *every));
+        (self.out.take(image, pixel, channel), sums)
+    }
+}
+
 impl Frame<'_> {
     fn threads(&self) -> usize {
         self.pool.as_ref().map_or(1, |pool| pool.threads())
@@ -152,18 +175,11 @@ impl Frame<'_> {
     fn conv(&mut self, step: &Step, c: &ConvStep) {
         let apart = self.gates_apart();
         let (isa, images, layout, threads) = (self.isa, self.images, self.layout, self.threads());
-        let sums_range = step.sums.map_or(0..0, |v| range(layout, v, images));
+        let sums_range = step.sums.map_or(0..0, |sums| range(layout, sums.view, images));
         let ([out, sums, _], rest) =
             carve(self.arena, [range(layout, step.output, images), sums_range, 0..0]);
         let grid = grid(c, step.output, images);
-        let shared = SharedOut::new(out, step.output.channel0, grid);
-        let sums = step.sums.map(|v| {
-            let blocks = Grid { pixels: grid.pixel_blocks(), ld: v.ld, pixel_block: 1, ..grid };
-            SharedOut::new(sums, 0, blocks)
-        });
-        let take = |[image, pixel, channel]: [usize; 3]| {
-            (shared.take(image, pixel, channel), sums.as_ref().map(|s| s.take(image, pixel, channel)))
-        };
+        let outputs = Outputs::new(step, grid, out, sums);
         let reader = |view: View| Reader::new(&rest, layout, view, images);
         let head = |c: &ConvStep, apart| c.head.as_ref().map(|head| reader(head.source(apart)));
         let expand = c.expand.as_deref();
@@ -186,7 +202,7 @@ impl Frame<'_> {
         let (pool, cost_ns) = (self.pool.as_deref_mut(), step.cost_ns * images);
         if !(images > 1 && c.fuses_for_images_at_once(&grid)) {
             return tiles(pool, &grid, order, cost_ns, |image, pixel, channel, thread| {
-                let (mut tile, sums) = take([image, pixel, channel]);
+                let (mut tile, sums) = outputs.take([image, pixel, channel]);
                 inputs.tile(image, &mut tile, sums, &mut scratch.take(thread));
             });
         }
@@ -196,7 +212,7 @@ impl Frame<'_> {
             let mut some = [const { None }; MAX_IMAGES];
             let group = group * images / groups..(group + 1) * images / groups;
             for (image, to) in group.zip(&mut some) {
-                let (out, sums) = take([image, 0, channel]);
+                let (out, sums) = outputs.take([image, 0, channel]);
                 *to = Some(OfImage { conv: inputs.product(image, inputs.coefs(image)), out, sums });
             }
             inputs.tile_of_images(&mut some, &mut scratch.take(thread));
@@ -298,20 +314,15 @@ impl Frame<'_> {
     fn bands(&mut self, step: &Step) {
         let (isa, images, layout) = (self.isa, self.images, self.layout);
         let view = step.output;
-        let sums_range = step.sums.map_or(0..0, |v| range(layout, v, images));
+        let sums_range = step.sums.map_or(0..0, |sums| range(layout, sums.view, images));
         let ([out, sums, _], rest) = carve(self.arena, [range(layout, view, images), sums_range, 0..0]);
         let grid = blocks::bands(images, view.pixels, view.channels, view.ld);
-        let shared = SharedOut::new(out, view.channel0, grid);
-        let sums = step.sums.map(|v| {
-            let blocks = Grid { pixels: grid.pixel_blocks(), ld: v.ld, pixel_block: 1, ..grid };
-            SharedOut::new(sums, 0, blocks)
-        });
+        let outputs = Outputs::new(step, grid, out, sums);
         let each = self.planes.len() / images;
         let planes = self.planes;
         let pool = self.pool.as_deref_mut();
         tiles(pool, &grid, Order::Pixels, step.cost_ns * images, |image, pixel, channel, _| {
-            let mut tile = shared.take(image, pixel, channel);
-            let sums = sums.as_ref().map(|s| s.take(image, pixel, channel));
+            let (mut tile, sums) = outputs.take([image, pixel, channel]);
             let read = |view: &View| Reader::new(&rest, layout, *view, images);
             let planes = &planes[image * each..][..each];
             band(isa, &step.kind, planes, image, read, &mut tile, sums);
@@ -351,11 +362,11 @@ fn band<'a>(
     image: usize,
     read: impl Fn(&View) -> Reader<'a>,
     out: &mut Tile<'_>,
-    sums: Option<Tile<'_>>,
+    sums: Option<Sums<'_>>,
 ) {
     let pixels = |view: &View| read(view).pixels(image);
     // While what was written is in the cache.
-    let add_up = |sums: Option<Tile<'_>>, out: &mut Tile<'_>| {
+    let add_up = |sums: Option<Sums<'_>>, out: &mut Tile<'_>| {
         if let Some(mut sums) = sums {
             pixelwise::tile_sums(isa, out, &mut sums);
         }

@@ -257,8 +257,17 @@ pub(crate) struct Step {
     pub(crate) output: View,
     /// What one image takes on one core, roughly.
     pub(crate) cost_ns: usize,
-    /// Receives the sums over the pixels of each block of pixels, `[blocks][channels]`.
-    pub(crate) sums: Option<View>,
+    pub(crate) sums: Option<RunSums>,
+}
+
+/// Sums over the pixels of what a step makes, which somebody reads the mean of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunSums {
+    /// `[runs][channels]`.
+    pub(crate) view: View,
+    /// Pixels of a run. They follow from the layer alone, not from how it is cut, so that the sums are the same bits for any
+    /// number of threads; a tile has whole runs.
+    pub(crate) every: usize,
 }
 
 impl Step {

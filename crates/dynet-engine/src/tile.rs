@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicU64;
 
 use dynet_kernels::winograd::{WinogradConv, winograd};
 use dynet_kernels::{
-    Coefs, Conv, Epilogue, GroupedConv, Isa, OfImage, Pixels, Residual, Stem, Tile, conv_ahead, conv_bf16,
-    conv_images, grouped, stem,
+    Coefs, Conv, Epilogue, GroupedConv, Isa, OfImage, Pixels, Residual, Stem, Sums, Tile, conv_ahead,
+    conv_bf16, conv_images, grouped, stem,
 };
 
 use crate::ahead::Ahead;
@@ -75,7 +75,7 @@ impl<'a> Inputs<'a> {
         &self,
         image: usize,
         tile: &mut Tile<'_>,
-        sums: Option<Tile<'_>>,
+        sums: Option<Sums<'_>>,
         scratch: &mut [f32],
     ) {
         match (&self.step.pool, self.step.summed) {
@@ -90,7 +90,7 @@ impl<'a> Inputs<'a> {
         &self,
         image: usize,
         tile: &mut Tile<'_>,
-        sums: Option<Tile<'_>>,
+        sums: Option<Sums<'_>>,
         scratch: &mut [f32],
     ) {
         let (isa, step) = (self.isa, self.step);
@@ -145,7 +145,7 @@ impl<'a> Inputs<'a> {
         window: &GroupedConv<'_>,
         scratch: &mut [f32],
         tile: &mut Tile<'_>,
-        sums: Option<Tile<'_>>,
+        sums: Option<Sums<'_>>,
     ) {
         let Some(e) = &self.step.expand else {
             return grouped(self.isa, window, scratch, tile, sums);
@@ -161,7 +161,7 @@ impl<'a> Inputs<'a> {
         c: &Conv<'_>,
         scratch: &mut [f32],
         tile: &mut Tile<'_>,
-        sums: Option<Tile<'_>>,
+        sums: Option<Sums<'_>>,
     ) {
         match self.step.precision {
             Precision::F32 => {

@@ -15,7 +15,9 @@ use crate::generic::operands::{Sink, Source};
 use crate::geometry::{Bordered, Taps};
 use crate::isa::Isa;
 use crate::panels::{Data, Panels};
+use crate::pixelwise;
 use crate::shared::Tile;
+use crate::sums::{SumRows, Sums};
 
 /// Terms of a step of a product: a row of a tile of AMX.
 pub(crate) const STEP: usize = 32;
@@ -150,7 +152,7 @@ impl Conv<'_> {
 ///
 /// # Accuracy
 /// Each factor is rounded once, by at most 1/256 of itself. Sums are f32 (AMX adds the products of 32 terms before it adds them to
-/// the sum, and takes subnormal numbers for zeros). Bits do not depend on the tiles, those of `sums` do.
+/// the sum, and takes subnormal numbers for zeros). Bits do not depend on the tiles.
 ///
 /// It brings up to [`Conv::bf16_ahead_bytes`] of `later` memory into the caches while it multiplies.
 pub fn conv_bf16(
@@ -158,7 +160,7 @@ pub fn conv_bf16(
     c: &Conv<'_>,
     scratch: &mut [f32],
     out: &mut Tile<'_>,
-    sums: Option<Tile<'_>>,
+    sums: Option<Sums<'_>>,
     later: &[u8],
 ) {
     c.check(isa, out);
@@ -174,7 +176,7 @@ pub fn conv_bf16(
     assert!(scratch.len() >= needed, "scratch has {} values, {needed} needed", scratch.len());
     let mut sums = sums;
     if let Some(sums) = &mut sums {
-        sums.start_sums(out);
+        sums.start(out, 1);
     }
     if out.pixels() == 0 {
         return;
@@ -182,16 +184,19 @@ pub fn conv_bf16(
     let mut run = Run::new(isa, c, sizes, scratch);
     run.place([out.pixel0(), out.pixel0() + out.pixels()]);
     run.ahead = ahead(w, [out.channel0(), out.channel0() + out.channels()].map(|c| c.div_ceil(nr)), later);
-    let mut gathered = None;
-    for start in (0..out.channels()).step_by(nr) {
-        let mut tile = out.columns(start, nr.min(out.channels() - start));
+    let (channels, mut gathered) = (out.channels(), None);
+    for start in (0..channels).step_by(nr) {
+        let mut tile = out.columns(start, nr.min(channels - start));
         let (source, group) = c.source(&tile);
         if gathered != Some(group) {
             run.lay_out(source);
             gathered = Some(group);
         }
-        let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
-        run.panel(&mut tile, sums);
+        run.panel(&mut tile);
+        if let Some(sums) = &mut sums {
+            // From the nearest cache.
+            pixelwise::tile_sums(isa, &mut tile, &mut sums.columns(start, nr.min(channels - start)));
+        }
     }
 }
 
@@ -300,10 +305,10 @@ impl<'a> Run<'a> {
     }
 
     /// All pixels of a checked tile of one panel, which have been laid out.
-    fn panel(&mut self, tile: &mut Tile<'_>, channel_sums: *mut f32) {
+    fn panel(&mut self, tile: &mut Tile<'_>) {
         let (w, Sizes { steps, chunk, .. }) = (self.c.weights, self.sizes);
         let (nr, panel, rows) = (w.nr(), tile.channel0() / w.nr(), self.layout.rows(self.range));
-        let sink = self.c.sink(tile, channel_sums);
+        let sink = self.c.sink(tile, SumRows::NONE);
         for from in (0..steps).step_by(chunk) {
             let to = (from + chunk).min(steps);
             let weights = match &w.data {

@@ -9,6 +9,7 @@ use crate::geometry::Taps;
 use crate::isa::Isa;
 use crate::panels::{Data, Panels, Storage};
 use crate::shared::Tile;
+use crate::sums::{SumRows, Sums};
 use crate::vector::MAX_LANES;
 use crate::view::{Coefs, Epilogue, Pixels, Residual};
 
@@ -130,14 +131,14 @@ impl Conv<'_> {
 /// Computes one tile of a convolution: fuses each of its panels into `scratch`, then multiplies all its pixels
 /// with it; `(sum_i eta_i w_i) (*) x` of Eq. 2.
 ///
-/// `sums`, one pixel with the tile's channels, receives the sums over the tile's pixels of what is stored.
+/// `sums` receives the sums over the tile's pixels of what is stored.
 ///
 /// # Panics
 /// If the sizes do not fit each other; nothing has been written then.
 ///
 /// # Accuracy
-/// One rounding per term, in the order of `k`. Bits do not depend on the tiles, those of `sums` do.
-pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, sums: Option<Tile<'_>>) {
+/// One rounding per term, in the order of `k`. Bits do not depend on the tiles.
+pub fn conv(isa: Isa, c: &Conv<'_>, scratch: &mut [f32], out: &mut Tile<'_>, sums: Option<Sums<'_>>) {
     conv_ahead(isa, c, scratch, out, sums, &[]);
 }
 
@@ -151,7 +152,7 @@ pub fn conv_ahead(
     c: &Conv<'_>,
     scratch: &mut [f32],
     out: &mut Tile<'_>,
-    sums: Option<Tile<'_>>,
+    sums: Option<Sums<'_>>,
     later: &[u8],
 ) {
     let mut one = [Some(OfImage { conv: *c, out: out.reborrow(), sums })];
@@ -165,8 +166,8 @@ pub struct OfImage<'a> {
     pub conv: Conv<'a>,
     /// Its tile.
     pub out: Tile<'a>,
-    /// One pixel with the tile's channels: receives the sums over the tile's pixels of what is stored.
-    pub sums: Option<Tile<'a>>,
+    /// Receives the sums over the tile's pixels of what is stored.
+    pub sums: Option<Sums<'a>>,
 }
 
 /// [`conv_ahead`] for the same tile of several images, `None` for no image. Some rows of all panels of the tile are fused and
@@ -189,7 +190,7 @@ pub fn conv_images(isa: Isa, images: &mut [Option<OfImage<'_>>], scratch: &mut [
         assert!(std::ptr::eq(conv.weights, w) && out.place() == place, "images of other weights or tiles");
     }
     for OfImage { out, sums, .. } in images.iter_mut().flatten() {
-        sums.iter_mut().for_each(|sums| sums.start_sums(out));
+        sums.iter_mut().for_each(|sums| sums.start(out, 1));
     }
     if pixels == 0 {
         return;
@@ -197,7 +198,7 @@ pub fn conv_images(isa: Isa, images: &mut [Option<OfImage<'_>>], scratch: &mut [
     if let (1, 1, Some(OfImage { conv, out, sums })) = (count, pixels, images.iter_mut().flatten().next())
         && conv.is_matvec()
     {
-        return isa.run(conv.matvec(out, address(sums, 0)));
+        return isa.run(conv.matvec(out, SumRows::of(sums, 0)));
     }
     let (nr, k, panels) = (w.nr(), w.k(), channels.div_ceil(w.nr()));
     if let (1, Some(OfImage { conv, out, sums })) = (count, images.iter_mut().flatten().next()) {
@@ -212,16 +213,11 @@ pub fn conv_images(isa: Isa, images: &mut [Option<OfImage<'_>>], scratch: &mut [
                 let part = Part { panel: first / nr + at, rows, fused: 0, next, image: [i, count] };
                 let mut tile = out.columns(at * nr, nr.min(channels - at * nr));
                 let ahead =
-                    conv.part(isa, &part, (&mut tile, address(sums, at * nr)), scratch, (None, later));
+                    conv.part(isa, &part, (&mut tile, SumRows::of(sums, at * nr)), scratch, (None, later));
                 later = ahead.rest();
             }
         }
     }
-}
-
-/// Where sums of channels from `channel` on go; null for nowhere.
-fn address(sums: &mut Option<Tile<'_>>, channel: usize) -> *mut f32 {
-    sums.as_mut().map_or(std::ptr::null_mut(), |sums| sums.row(0)[channel..].as_mut_ptr())
 }
 
 /// Some rows of a panel.
@@ -242,7 +238,7 @@ impl Conv<'_> {
     fn one_image(
         &self,
         isa: Isa,
-        (out, sums): (&mut Tile<'_>, &mut Option<Tile<'_>>),
+        (out, sums): (&mut Tile<'_>, &mut Option<Sums<'_>>),
         chunk: usize,
         scratch: &mut [f32],
         later: &[u8],
@@ -271,7 +267,7 @@ impl Conv<'_> {
                 _ => None,
             };
             let mut tile = out.columns(at * nr, nr.min(channels - at * nr));
-            let ahead = self.part(isa, &part, (&mut tile, address(sums, at * nr)), now, (beside, later));
+            let ahead = self.part(isa, &part, (&mut tile, SumRows::of(sums, at * nr)), now, (beside, later));
             (fused, later) = (ahead.fuse.map_or(0, |beside| beside.rows()), ahead.rest());
             if beside.is_some() {
                 (now, then) = (then, now);
@@ -291,7 +287,7 @@ impl Conv<'_> {
         &self,
         isa: Isa,
         part: &Part,
-        (tile, sums): (&mut Tile<'_>, *mut f32),
+        (tile, sums): (&mut Tile<'_>, SumRows),
         scratch: &mut [f32],
         (beside, later): (Option<FuseBeside>, [*const u8; 2]),
     ) -> Ahead {
@@ -336,19 +332,14 @@ impl Conv<'_> {
         (panel, k): (&[f32], [usize; 2]),
         ahead: Ahead,
         tile: &mut Tile<'_>,
-        sums: *mut f32,
+        sums: SumRows,
     ) -> PanelProduct {
         let (source, _) = self.source(tile);
         let mut sink = self.sink(tile, sums);
         sink.resume = k[0] > 0;
         if k[1] < self.weights.k() {
             // Sums so far, as they are.
-            sink = Sink {
-                residual: std::ptr::null(),
-                act: Activation::None,
-                sums: std::ptr::null_mut(),
-                ..sink
-            };
+            sink = Sink { residual: std::ptr::null(), act: Activation::None, sums: SumRows::NONE, ..sink };
         }
         PanelProduct { rows: tile.pixels(), source, k, panel: panel.as_ptr(), sink, ahead }
     }
@@ -366,7 +357,7 @@ impl Conv<'_> {
     }
 
     /// Where the results of a checked tile go.
-    pub(crate) fn sink(&self, tile: &mut Tile<'_>, sums: *mut f32) -> Sink {
+    pub(crate) fn sink(&self, tile: &mut Tile<'_>, sums: SumRows) -> Sink {
         Sink::new(&self.epilogue, tile, sums)
     }
 
@@ -390,7 +381,7 @@ impl Conv<'_> {
     }
 
     /// The job of a checked tile of one pixel.
-    fn matvec(&self, tile: &mut Tile<'_>, sums: *mut f32) -> MatVec<'_> {
+    fn matvec(&self, tile: &mut Tile<'_>, sums: SumRows) -> MatVec<'_> {
         let x = self.x.data[tile.pixel0() * self.x.ld..].as_ptr();
         let first = tile.channel0() / self.weights.nr();
         MatVec { x, panels: self.weights, first, sink: self.sink(tile, sums) }

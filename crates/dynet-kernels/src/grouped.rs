@@ -6,6 +6,7 @@ use crate::geometry::Geometry;
 use crate::isa::Isa;
 use crate::panels::{Data, Panels};
 use crate::shared::Tile;
+use crate::sums::{SumRows, Sums};
 use crate::view::{Coefs, Epilogue, Pixels};
 
 /// A grouped convolution of one image, static or dynamic, with everything that its tiles share. Outside the image
@@ -77,23 +78,24 @@ impl GroupedConv<'_> {
 
 /// Computes one tile of a grouped convolution, which must be whole rows of the output image.
 ///
-/// `sums`, one pixel with the tile's channels, receives the sums over the tile's pixels of what is stored.
+/// `sums` receives the sums over the tile's pixels of what is stored: one, or one for each two rows.
 ///
 /// # Panics
 /// If the sizes do not fit each other; nothing has been written then.
 ///
 /// # Accuracy
-/// One rounding per term, in the order of `k`. Bits do not depend on the tiles, those of `sums` do.
+/// One rounding per term, in the order of `k`. Bits do not depend on the tiles.
 pub fn grouped(
     isa: Isa,
     c: &GroupedConv<'_>,
     scratch: &mut [f32],
     out: &mut Tile<'_>,
-    mut sums: Option<Tile<'_>>,
+    mut sums: Option<Sums<'_>>,
 ) {
     c.check(isa, out);
     if let Some(sums) = &mut sums {
-        sums.start_sums(out);
+        // Rows are computed two at a time.
+        sums.start(out, 2 * c.geometry.output()[1]);
     }
     if out.pixels() == 0 {
         return;
@@ -115,14 +117,14 @@ pub fn grouped(
                 &scratch[..k * nr]
             }
         };
-        let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
-        isa.run(c.panel(packed, &mut tile, sums));
+        isa.run(c.panel(packed, &mut tile, SumRows::of(&mut sums, start)));
     }
 }
 
 impl GroupedConv<'_> {
     /// The job of a checked tile of one panel `[k][nr]`.
-    fn panel(&self, panel: &[f32], tile: &mut Tile<'_>, sums: *mut f32) -> GroupedPanel<'_> {
+    fn panel(&self, panel: &[f32], tile: &mut Tile<'_>, sums: SumRows) -> GroupedPanel<'_> {
+        let sums_ld = sums.step(2 * self.geometry.output()[1], tile.pixels());
         let (g, w) = (self.geometry, self.weights);
         let width = g.output()[1];
         let (pixel0, channel0) = (tile.pixel0(), tile.channel0());
@@ -144,7 +146,8 @@ impl GroupedConv<'_> {
             residual,
             residual_ld,
             act: self.epilogue.act,
-            sums,
+            sums: sums.at,
+            sums_ld,
             out: tile.as_mut_ptr(),
         }
     }

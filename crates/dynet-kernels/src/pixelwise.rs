@@ -5,6 +5,7 @@ use crate::generic::pixelwise::{MaxWindows, Operation, PixelSums, Pixelwise, Sof
 use crate::geometry::Geometry;
 use crate::isa::Isa;
 use crate::shared::Tile;
+use crate::sums::Sums;
 use crate::view::Pixels;
 
 fn run(
@@ -13,24 +14,23 @@ fn run(
     operation: Operation<'_>,
     act: Activation,
     out: &mut Tile<'_>,
-    mut sums: Option<Tile<'_>>,
+    sums: Option<Sums<'_>>,
 ) {
     x.check(out.pixel0() + out.pixels(), out.channel0() + out.channels());
-    let sums = match &mut sums {
-        None => &mut [][..],
-        Some(sums) => {
-            sums.start_sums(out);
-            sums.row(0)
+    match sums {
+        None => isa.run(Pixelwise { x, operation, act, out, sums: &mut [] }),
+        Some(mut sums) => {
+            sums.start(out, 1);
+            sums.each(out, |out, sums| isa.run(Pixelwise { x, operation, act, out, sums }));
         }
-    };
-    isa.run(Pixelwise { x, operation, act, out, sums });
+    }
 }
 
 /// `out = act(x)`; `sums` receives the sums over the tile's pixels.
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub fn activate(isa: Isa, x: Pixels<'_>, act: Activation, out: &mut Tile<'_>, sums: Option<Tile<'_>>) {
+pub fn activate(isa: Isa, x: Pixels<'_>, act: Activation, out: &mut Tile<'_>, sums: Option<Sums<'_>>) {
     run(isa, x, Operation::Copy, act, out, sums);
 }
 
@@ -38,7 +38,7 @@ pub fn activate(isa: Isa, x: Pixels<'_>, act: Activation, out: &mut Tile<'_>, su
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub fn add(isa: Isa, [x, y]: [Pixels<'_>; 2], act: Activation, out: &mut Tile<'_>, sums: Option<Tile<'_>>) {
+pub fn add(isa: Isa, [x, y]: [Pixels<'_>; 2], act: Activation, out: &mut Tile<'_>, sums: Option<Sums<'_>>) {
     y.check(out.pixel0() + out.pixels(), out.channel0() + out.channels());
     run(isa, x, Operation::Add(y), act, out, sums);
 }
@@ -53,7 +53,7 @@ pub fn scale(
     factors: &[f32],
     act: Activation,
     out: &mut Tile<'_>,
-    sums: Option<Tile<'_>>,
+    sums: Option<Sums<'_>>,
 ) {
     let end = out.channel0() + out.channels();
     assert!(factors.len() >= end, "{} factors for {end} channels", factors.len());
@@ -71,14 +71,16 @@ pub fn sums(isa: Isa, x: Pixels<'_>, pixel0: usize, pixels: usize, out: &mut [f3
     isa.run(PixelSums { first, ld: x.ld, pixels, sums: out });
 }
 
-/// Sums over the pixels of a tile into `sums`, one pixel with the tile's channels.
+/// Sums over the pixels of a tile into `sums`.
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub fn tile_sums(isa: Isa, tile: &mut Tile<'_>, sums: &mut Tile<'_>) {
-    sums.start_sums(tile);
-    let (first, ld, pixels) = (tile.as_mut_ptr().cast_const(), tile.ld(), tile.pixels());
-    isa.run(PixelSums { first, ld, pixels, sums: sums.row(0) });
+pub fn tile_sums(isa: Isa, tile: &mut Tile<'_>, sums: &mut Sums<'_>) {
+    sums.start(tile, 1);
+    sums.each(tile, |tile, sums| {
+        let (first, ld, pixels) = (tile.as_mut_ptr().cast_const(), tile.ld(), tile.pixels());
+        isa.run(PixelSums { first, ld, pixels, sums });
+    });
 }
 
 /// `out[c] = factor * sum of partial[i][c]` over the chunks `i` in order: ends a global average pooling whose sums

@@ -169,16 +169,6 @@ impl<'a> Tile<'a> {
         Self { pixel0: pixels.start, channel0: channels.start, ..whole }
     }
 
-    /// Zeros, for the sums over the pixels of each channel of a tile.
-    ///
-    /// # Panics
-    /// If it is not one pixel with the channels of `of`.
-    pub(crate) fn start_sums(&mut self, of: &Tile<'_>) {
-        let fits = self.pixels == 1 && self.channels == of.channels;
-        assert!(fits, "sums of another shape: {self:?} of {of:?}");
-        self.row(0).fill(0.0);
-    }
-
     /// The same memory for a shorter time.
     pub fn reborrow(&mut self) -> Tile<'_> {
         Tile { borrow: PhantomData, ..*self }

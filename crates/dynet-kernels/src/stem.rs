@@ -6,6 +6,7 @@ use crate::geometry::Geometry;
 use crate::isa::Isa;
 use crate::panels::{Data, KernelShape, Panels, Storage};
 use crate::shared::Tile;
+use crate::sums::{SumRows, Sums};
 use crate::view::Epilogue;
 
 /// Rows and columns of the kernel.
@@ -85,17 +86,17 @@ impl Stem<'_> {
 
 /// Computes one tile of a stem, which must be whole rows of the output.
 ///
-/// `sums`, one pixel with the tile's channels, receives the sums over the tile's pixels of what is stored.
+/// `sums` receives the sums over the tile's pixels of what is stored, over whole rows.
 ///
 /// # Panics
 /// If the sizes do not fit each other; nothing has been written then.
 ///
 /// # Accuracy
-/// One rounding per term, planes, rows and columns in order. Bits do not depend on the tiles, those of `sums` do.
-pub fn stem(isa: Isa, c: &Stem<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut sums: Option<Tile<'_>>) {
+/// One rounding per term, planes, rows and columns in order. Bits do not depend on the tiles.
+pub fn stem(isa: Isa, c: &Stem<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut sums: Option<Sums<'_>>) {
     c.check(isa, scratch, out);
     if let Some(sums) = &mut sums {
-        sums.start_sums(out);
+        sums.start(out, c.geometry.output()[1]);
     }
     if out.pixels() == 0 {
         return;
@@ -122,8 +123,7 @@ pub fn stem(isa: Isa, c: &Stem<'_>, scratch: &mut [f32], out: &mut Tile<'_>, mut
             let channels = tile.channels();
             let mut tile = tile.columns(start, nr.min(channels - start));
             let panel = packed[tile.channel0() / nr * k * nr..][..k * nr].as_ptr();
-            let sums = sums.as_mut().map_or(std::ptr::null_mut(), |s| s.row(0)[start..].as_mut_ptr());
-            let sink = Sink::new(&c.epilogue, &mut tile, sums);
+            let sink = Sink::new(&c.epilogue, &mut tile, SumRows::of(&mut sums, start).after(row * width));
             isa.run(StemRow { terms, count: k, panel, sink, width, stride, pixels: g.pixels() });
         }
     }

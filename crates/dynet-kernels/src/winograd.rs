@@ -13,7 +13,9 @@ use crate::generic::winograd::{Inputs, Kernels, Outputs, Tiles, kernel};
 use crate::geometry::Geometry;
 use crate::isa::Isa;
 use crate::panels::{Data, KernelShape, Panels, Storage};
+use crate::pixelwise;
 use crate::shared::Tile;
+use crate::sums::Sums;
 use crate::view::{Coefs, Epilogue, Pixels};
 
 /// Side of the tiles of outputs.
@@ -222,33 +224,33 @@ impl Sizes {
 /// Computes one tile of a convolution, which must be whole rows of the output image, a multiple of [`Side::outputs`] of
 /// them unless it ends with the image: transforms its inputs, fuses and multiplies panel by panel, transforms back.
 ///
-/// `sums`, one pixel with the tile's channels, receives the sums over the tile's pixels of what is stored.
+/// `sums` receives the sums over the tile's pixels of what is stored.
 ///
 /// # Panics
 /// If the sizes do not fit each other; nothing has been written then.
 ///
 /// # Accuracy
 /// Relative to the sum of the terms' absolute values, the error is some 3 times that of the plain sum with tiles of 2,
-/// some 20 times with tiles of 4. Bits do not depend on the tiles, those of `sums` do.
+/// some 20 times with tiles of 4. Bits do not depend on the tiles.
 pub fn winograd(
     isa: Isa,
     c: &WinogradConv<'_>,
     scratch: &mut [f32],
     out: &mut Tile<'_>,
-    sums: Option<Tile<'_>>,
+    sums: Option<Sums<'_>>,
 ) {
     c.check(isa, scratch, out);
-    let mut sums = sums;
-    if let Some(sums) = &mut sums {
-        sums.start_sums(out);
-    }
-    if out.pixels() == 0 {
-        return;
+    if let Some(sums) = &sums {
+        sums.check(out, 1);
     }
     match c.side {
-        Side::Two => c.run::<2, 4, 1>(isa, scratch, out, sums),
-        Side::Three => c.run::<3, 6, 2>(isa, scratch, out, sums),
-        Side::Four => c.run::<4, 6, 1>(isa, scratch, out, sums),
+        _ if out.pixels() == 0 => {}
+        Side::Two => c.run::<2, 4, 1>(isa, scratch, out),
+        Side::Three => c.run::<3, 6, 2>(isa, scratch, out),
+        Side::Four => c.run::<4, 6, 1>(isa, scratch, out),
+    }
+    if let Some(mut sums) = sums {
+        pixelwise::tile_sums(isa, out, &mut sums);
     }
 }
 
@@ -258,14 +260,13 @@ impl WinogradConv<'_> {
         isa: Isa,
         scratch: &mut [f32],
         out: &mut Tile<'_>,
-        mut sums: Option<Tile<'_>>,
     ) {
         let width = self.geometry.output()[1];
         let rows = out.pixels() / width;
         let strip = self.side.strip_rows(self.geometry, self.coefs.is_some());
         for row in (0..rows).step_by(strip) {
             let mut out = out.rows(row * width, strip.min(rows - row) * width);
-            self.strip::<M, N, S>(isa, scratch, &mut out, &mut sums);
+            self.strip::<M, N, S>(isa, scratch, &mut out);
         }
     }
 
@@ -274,7 +275,6 @@ impl WinogradConv<'_> {
         isa: Isa,
         scratch: &mut [f32],
         out: &mut Tile<'_>,
-        sums: &mut Option<Tile<'_>>,
     ) {
         let (w, g) = (self.weights, self.geometry);
         let sizes = Sizes::new(w, self.side, self.coefs.is_some());
@@ -321,8 +321,7 @@ impl WinogradConv<'_> {
             }
             let cols = nr.min(out.channels() - start);
             let mut tile = out.columns(start, cols);
-            let sums = sums.as_mut().map_or(&mut [][..], |s| &mut s.row(0)[start..start + cols]);
-            isa.run(self.outputs::<M, N>((products, steps[1]), tiles, &mut tile, sums));
+            isa.run(self.outputs::<M, N>((products, steps[1]), tiles, &mut tile));
         }
     }
 
@@ -358,13 +357,12 @@ impl WinogradConv<'_> {
     }
 
     /// The job that ends a panel's tile.
-    fn outputs<'s, const M: usize, const N: usize>(
+    fn outputs<const M: usize, const N: usize>(
         &self,
         (products, step): (&[f32], usize),
         tiles: Tiles,
         tile: &mut Tile<'_>,
-        sums: &'s mut [f32],
-    ) -> Outputs<'s, M, N> {
+    ) -> Outputs<M, N> {
         let e = &self.epilogue;
         let (residual, residual_ld) = e.residual_of(tile);
         Outputs {
@@ -378,7 +376,6 @@ impl WinogradConv<'_> {
             residual,
             residual_ld,
             act: e.act,
-            sums,
             out: tile.as_mut_ptr(),
         }
     }

@@ -28,19 +28,13 @@ fn logits_are_the_same_bits_at_any_position_batch_size_and_thread_count() {
         let len = net.input().len();
         // More than one piece of images that run together.
         let images = Random(2).values(19 * len);
-        let plans = [
-            (Precision::F32, 1),
-            (Precision::F32, 2),
-            (Precision::Bf16, 1),
-            (Precision::F32, 7),
-            (Precision::Bf16, 16),
-        ];
-        for (precision, cut) in plans {
-            let options = Options { precision, threads: cut, ..Options::default() };
-            let mut alone = session(&net, &weights, &options, 1);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let plan = |threads| Options { precision, threads, ..Options::default() };
+            let mut alone = session(&net, &weights, &plan(1), 1);
             let want: Vec<Vec<f32>> = images.chunks(len).map(|i| alone.run(i).unwrap().to_vec()).collect();
-            for threads in [1, 2, 3, 5] {
-                let mut session = session(&net, &weights, &options, threads);
+            // Threads that the plan is cut for, and those that run it.
+            for (cut, threads) in [(1, 2), (2, 1), (2, 2), (2, 5), (3, 3), (7, 3), (16, 2)] {
+                let mut session = session(&net, &weights, &plan(cut), threads);
                 for batch in [19, 1, 2, 16, 17, 3] {
                     let got = session.run(&images[..batch * len]).unwrap();
                     let want = want[..batch].concat();
@@ -49,6 +43,27 @@ fn logits_are_the_same_bits_at_any_position_batch_size_and_thread_count() {
                         format!("{name}, {precision:?} cut for {cut}, batch {batch}, {threads} threads");
                     assert!(same && got.len() == want.len(), "{what}");
                 }
+            }
+        }
+    }
+}
+
+/// Maps so large that plans for other numbers of threads cut most of them elsewhere.
+#[test]
+fn plans_for_any_number_of_threads_give_the_same_bits() {
+    for name in ["mobilenet_v3_small", "mobilenet_v2", "shufflenet_v2_x1_0", "resnet18"] {
+        let net = net(name, [160, 224]);
+        let weights = weights(&net, 3);
+        let image = Random(4).values(net.input().len());
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = |threads| {
+                let options = Options { precision, threads, ..Options::default() };
+                session(&net, &weights, &options, 2).run(&image).unwrap().to_vec()
+            };
+            let want = run(1);
+            for threads in [2, 3, 8, 16] {
+                let same = run(threads).iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{name}, {precision:?}: other bits if it is cut for {threads} threads");
             }
         }
     }

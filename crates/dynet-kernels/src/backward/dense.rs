@@ -12,6 +12,7 @@ use crate::backward::window::{Class, Window};
 use crate::generic::gemm::{Ahead, PanelProduct};
 use crate::generic::operands::{Sink, Source};
 use crate::isa::Isa;
+use crate::sums::SumRows;
 
 /// Bytes of input that a part of a static layer goes through with one panel after the other: a quarter of a cache of
 /// 1 MiB.
@@ -305,7 +306,7 @@ pub(super) fn sink(out: *mut f32, ld: usize, block: Block, bias: Option<&[f32]>,
         residual: std::ptr::null(),
         residual_ld: 0,
         act: Activation::None,
-        sums: std::ptr::null_mut(),
+        sums: SumRows::NONE,
         resume: adds,
     }
 }

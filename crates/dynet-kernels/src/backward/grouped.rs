@@ -213,6 +213,7 @@ impl Grouped<'_> {
                 residual_ld,
                 act: Activation::None,
                 sums: std::ptr::null_mut(),
+                sums_ld: 0,
             });
         });
     }

@@ -4,6 +4,7 @@ use crate::generic::LINE_BYTES;
 use crate::generic::fuse::FuseBeside;
 use crate::generic::operands::{PIECE, Sink, Source};
 use crate::generic::pixelwise::reactivate;
+use crate::sums::SumRows;
 use crate::vector::{Job, Vector};
 
 /// Outputs from this size on are asked for before they are written: they come from the last-level cache. Half of a
@@ -79,7 +80,7 @@ impl Ahead {
 ///
 /// Every output is one sum over `k` in order, in one accumulator, which a product that stops before the last value
 /// leaves in `out`: its bits depend neither on the tile that it falls into nor on the number of rows nor on where `k`
-/// was cut. Sums over rows do depend on where the rows start.
+/// was cut. Sums over the rows of a run depend on that run alone.
 #[derive(Clone, Copy)]
 pub(crate) struct PanelProduct {
     pub(crate) rows: usize,
@@ -93,21 +94,37 @@ pub(crate) struct PanelProduct {
 }
 
 impl PanelProduct {
-    /// Cuts the rows into tiles of nearly equal height, so that no small rest is left whose few accumulators
-    /// would wait for each other: first the higher ones, then those of a row less.
+    /// Each run of rows that are added up by itself, so that its sums do not depend on what lies around it.
     ///
     /// # Safety
     /// All rows of the source, the panel and the rows and columns of the sink must exist, the sink's for this
     /// thread alone.
     #[inline(always)]
     unsafe fn tiles<V: Vector>(&self, v: V) -> Ahead {
-        let tiles = self.rows.div_ceil(V::MR);
-        let low = self.rows / tiles;
-        let high_tiles = self.rows - low * tiles;
+        let (mut row, mut ahead) = (0, self.ahead);
+        while row < self.rows {
+            let rows = self.sink.sums.every.min(self.rows - row);
+            // SAFETY: `row + rows <= self.rows`.
+            ahead = unsafe { self.run_of_rows(v, [row, rows], ahead) };
+            row += rows;
+        }
+        ahead
+    }
+
+    /// Cuts `rows` rows from row `row` on into tiles of nearly equal height, so that no small rest is left whose few accumulators
+    /// would wait for each other: first the higher ones, then those of a row less.
+    ///
+    /// # Safety
+    /// As [`Self::tiles`], for these rows, of which there must be one.
+    #[inline(always)]
+    unsafe fn run_of_rows<V: Vector>(&self, v: V, [row, rows]: [usize; 2], ahead: Ahead) -> Ahead {
+        let tiles = rows.div_ceil(V::MR);
+        let low = rows / tiles;
+        let high_tiles = rows - low * tiles;
         // SAFETY: `high_tiles * (low + 1) + (tiles - high_tiles) * low = rows`.
         unsafe {
-            let ahead = self.rows_of(v, 0, [high_tiles, low + 1], self.ahead);
-            self.rows_of(v, high_tiles * (low + 1), [tiles - high_tiles, low], ahead)
+            let ahead = self.rows_of(v, row, [high_tiles, low + 1], ahead);
+            self.rows_of(v, row + high_tiles * (low + 1), [tiles - high_tiles, low], ahead)
         }
     }
 
@@ -121,7 +138,8 @@ impl PanelProduct {
             return ahead;
         }
         // SAFETY: row `row` exists.
-        let (source, sink) = unsafe { (self.source.skip(row), self.sink.skip(row)) };
+        let (source, mut sink) = unsafe { (self.source.skip(row), self.sink.skip(row)) };
+        sink.sums = sink.sums.after(row);
         let (k, panel) = (self.k, self.panel);
         let far = self.rows * sink.ld * size_of::<f32>() >= FAR_BYTES;
         macro_rules! call {
@@ -370,9 +388,9 @@ pub(crate) unsafe fn finish<V: Vector, const MR: usize, const NB: usize, const F
         }
         out = out.wrapping_add(sink.ld);
     }
-    if !sink.sums.is_null() {
+    if !sink.sums.is_none() {
         for (j, sum) in sum.into_iter().enumerate() {
-            let p = sink.sums.wrapping_add(j * V::LANES);
+            let p = sink.sums.at.wrapping_add(j * V::LANES);
             let lanes = sink.cols.saturating_sub(j * V::LANES);
             // SAFETY: the caller's promise for `lanes` columns.
             unsafe { v.store_some(p, v.add(v.load_some(p, lanes), sum), lanes) };
@@ -390,10 +408,10 @@ pub(crate) unsafe fn finish_apart<V: Vector, const MR: usize, const NB: usize>(
     acc: Acc<V, MR, NB>,
     sink: &Sink,
 ) {
-    let plain = Sink { sums: std::ptr::null_mut(), ..*sink };
+    let plain = Sink { sums: SumRows::NONE, ..*sink };
     // SAFETY: the caller's promise.
     unsafe {
         finish::<V, MR, NB, false>(v, acc, &plain, [f32::NEG_INFINITY, f32::INFINITY]);
-        reactivate(v, sink.out, sink.ld, MR, sink.cols, sink.act, sink.sums);
+        reactivate(v, sink.out, sink.ld, MR, sink.cols, sink.act, sink.sums.at);
     }
 }

@@ -66,8 +66,10 @@ pub(crate) struct GroupedPanel<'a> {
     pub(crate) residual: *const f32,
     pub(crate) residual_ld: usize,
     pub(crate) act: Activation,
-    /// Sums over the pixels are added here; null for none.
+    /// Sums over the pixels of two rows each are added here; null for none.
     pub(crate) sums: *mut f32,
+    /// From one such sum to the next; 0 for one sum over all rows.
+    pub(crate) sums_ld: usize,
 }
 
 impl Job for GroupedPanel<'_> {
@@ -143,6 +145,31 @@ impl GroupedPanel<'_> {
         (self.bias, self.residual) = (at(self.bias), at(self.residual));
         self.sums = at(self.sums).cast_mut();
         self
+    }
+
+    /// Where the sums of row `y` and the one below or above it are.
+    #[inline(always)]
+    fn sums_at(&self, y: usize) -> *mut f32 {
+        self.sums.wrapping_add((y - self.rows[0]) / 2 * self.sums_ld)
+    }
+
+    /// Adds what was stored in row `y`, or in it and the one below, for `lanes` columns from `c` on to the sums.
+    ///
+    /// # Safety
+    /// The row and the columns must be the panel's.
+    #[inline(always)]
+    pub(crate) unsafe fn add_up<V: Vector>(
+        &self,
+        v: V,
+        y: usize,
+        (c, lanes): (usize, usize),
+        stored: V::Reg,
+    ) {
+        if !self.sums.is_null() {
+            let sums = self.sums_at(y).wrapping_add(c);
+            // SAFETY: each two rows have as many sums as there are columns.
+            unsafe { v.store_some(sums, v.add(v.load_some(sums, lanes), stored), lanes) };
+        }
     }
 
     /// Input 0 of the group of lane `l` of the `lanes` from column `c` on; lanes without a channel do as the last one.
@@ -266,6 +293,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
         let mut panel = self.panel;
         panel.rows = [y, to.min(y + 2 * CHUNK_TILES.div_ceil(tiles.min(self.tiles)))];
         panel.out = panel.out.wrapping_add(at * panel.out_ld);
+        panel.sums = self.panel.sums_at(y);
         if !panel.residual.is_null() {
             panel.residual = panel.residual.wrapping_add(at * panel.residual_ld);
         }
@@ -306,11 +334,11 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
             let bias = if p.bias.is_null() { v.splat(0.0) } else { v.load_some(p.bias.add(c), lanes) };
             let w = p.panel.add(c);
             let bounds = if p.residual.is_null() { p.act.bounds() } else { None };
-            let mut sum = v.splat(0.0);
             let mut tiles = self.tiles;
             if V::MR <= 8 && K > 0 {
                 // Few registers.
-                (sum, tiles) = (self.strips(v, fetch, [c, lanes], bias, bounds), 0);
+                self.strips(v, fetch, [c, lanes], bias, bounds);
+                tiles = 0;
             }
             for tile in 0..tiles {
                 let x = self.x0 + tile * TX;
@@ -323,7 +351,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                     let acc = slide::<V, F, K, S, TX, 2>(v, fetch, (&p, &g), w, [y, x], bias);
                     let at = ((y - p.rows[0]) * width + x, width);
                     let of_tile = finish::<V, F, TX, _>(v, (&p, bounds), acc, at, (c, lanes));
-                    sum = v.add(sum, of_tile);
+                    p.add_up(v, y, (c, lanes), of_tile);
                     y += 2;
                 }
                 while y < p.rows[1] {
@@ -337,13 +365,9 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                     };
                     let at = ((y - p.rows[0]) * width + x, width);
                     let of_tile = finish::<V, F, TX, _>(v, (&p, bounds), acc, at, (c, lanes));
-                    sum = v.add(sum, of_tile);
+                    p.add_up(v, y, (c, lanes), of_tile);
                     y += 1;
                 }
-            }
-            if !p.sums.is_null() {
-                let sums = p.sums.add(c);
-                v.store_some(sums, v.add(v.load_some(sums, lanes), sum), lanes);
             }
         }
     }

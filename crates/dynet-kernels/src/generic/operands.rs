@@ -4,6 +4,7 @@ use crate::activation::Activation;
 use crate::generic::LINE_BYTES;
 use crate::geometry::ZERO;
 use crate::shared::Tile;
+use crate::sums::SumRows;
 use crate::vector::Vector;
 use crate::view::Epilogue;
 
@@ -76,15 +77,15 @@ pub(crate) struct Sink {
     pub(crate) residual: *const f32,
     pub(crate) residual_ld: usize,
     pub(crate) act: Activation,
-    /// Sums over the rows are added here; null for none.
-    pub(crate) sums: *mut f32,
+    /// Sums over the rows are added here.
+    pub(crate) sums: SumRows,
     /// Whether `out` holds the sums over earlier values of `k`, which start the accumulators in place of the bias.
     pub(crate) resume: bool,
 }
 
 impl Sink {
-    /// That of a tile whose sums over the rows go to `sums`; null for nowhere.
-    pub(crate) fn new(epilogue: &Epilogue<'_>, tile: &mut Tile<'_>, sums: *mut f32) -> Self {
+    /// That of a tile whose sums over the rows go to `sums`.
+    pub(crate) fn new(epilogue: &Epilogue<'_>, tile: &mut Tile<'_>, sums: SumRows) -> Self {
         let (residual, residual_ld) = epilogue.residual_of(tile);
         Self {
             ld: tile.ld(),
@@ -116,7 +117,7 @@ impl Sink {
         let at = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(first) };
         self.cols = (self.cols - first).min(width);
         (self.bias, self.residual) = (at(self.bias), at(self.residual));
-        (self.sums, self.out) = (at(self.sums).cast_mut(), self.out.wrapping_add(first));
+        (self.sums, self.out) = (self.sums.columns(first), self.out.wrapping_add(first));
         self
     }
 
@@ -134,7 +135,7 @@ impl Sink {
         }
     }
 
-    /// The sink from row `i` on.
+    /// The sink from row `i` on, within a run of sums.
     ///
     /// # Safety
     /// The row must exist.

@@ -106,7 +106,8 @@ impl Job for Pixelwise<'_, '_> {
     }
 }
 
-/// Sums of each channel over pixels, in their order. The pixels have as many channels as there are sums.
+/// Sums of each channel over pixels: of every fourth from each of the first four on, then of these. The pixels have as many channels
+/// as there are sums.
 pub(crate) struct PixelSums<'a> {
     /// The first pixel.
     pub(crate) first: *const f32,
@@ -120,25 +121,33 @@ impl Job for PixelSums<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        // Registers at once: additions wait for the one before.
-        const AT_ONCE: usize = 4;
+        // Registers and pixels at once, since additions wait for the one before: a panel has two registers.
+        const WIDE: usize = 2;
+        const DEEP: usize = 4;
         let n = self.sums.len();
-        for start in (0..n).step_by(AT_ONCE * V::LANES) {
-            let columns: [(usize, usize); AT_ONCE] = std::array::from_fn(|j| {
+        for start in (0..n).step_by(WIDE * V::LANES) {
+            let columns: [(usize, usize); WIDE] = std::array::from_fn(|j| {
                 let c = (start + j * V::LANES).min(n);
                 (c, (n - c).min(V::LANES))
             });
-            let mut sums = [v.splat(0.0); AT_ONCE];
-            for p in 0..self.pixels {
-                let pixel = self.first.wrapping_add(p * self.ld);
-                for (sum, (c, lanes)) in sums.iter_mut().zip(columns) {
-                    // SAFETY: `lanes` channels of a pixel from `c` on.
-                    *sum = v.add(*sum, unsafe { v.load_some(pixel.wrapping_add(c), lanes) });
+            let mut sums = [[v.splat(0.0); WIDE]; DEEP];
+            let mut pixel = self.first;
+            let mut left = self.pixels;
+            while left > 0 {
+                for sums in sums.iter_mut().take(left) {
+                    for (sum, (c, lanes)) in sums.iter_mut().zip(columns) {
+                        // SAFETY: `lanes` channels of a pixel from `c` on.
+                        *sum = v.add(*sum, unsafe { v.load_some(pixel.wrapping_add(c), lanes) });
+                    }
+                    pixel = pixel.wrapping_add(self.ld);
                 }
+                left = left.saturating_sub(DEEP);
             }
-            for (sum, (c, lanes)) in sums.into_iter().zip(columns) {
-                // SAFETY: `lanes` sums from `c` on.
-                unsafe { v.store_some(self.sums[c..].as_mut_ptr(), sum, lanes) };
+            let [a, b, c, d] = sums;
+            for (j, (column, lanes)) in columns.into_iter().enumerate() {
+                let sum = v.add(v.add(a[j], b[j]), v.add(c[j], d[j]));
+                // SAFETY: `lanes` sums from `column` on.
+                unsafe { v.store_some(self.sums[column..].as_mut_ptr(), sum, lanes) };
             }
         }
     }

@@ -44,21 +44,20 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
         [c, lanes]: [usize; 2],
         bias: V::Reg,
         bounds: Option<[f32; 2]>,
-    ) -> V::Reg {
+    ) {
         let (p, g) = (&self.panel, self.panel.geometry);
         let width = g.output()[1];
         // Two registers of eight lanes share a line.
         let far = c.is_multiple_of(16) && g.pixels() * p.out_ld * size_of::<f32>() >= FAR_BYTES;
         let w = p.panel.wrapping_add(c);
         let strip = Strip::<V> { columns: [c, lanes], w, bias, row: g.input[1] * p.x_ld, width, bounds, far };
-        let mut sum = v.splat(0.0);
         for tile in 0..self.tiles {
             let x = self.x0 + tile * TX;
             let first = g.at(1, x, 0);
             let outside = [-first, first + ((TX - 1) * S + K) as isize - g.input[1] as isize];
             let outside = outside.map(|n| n.max(0) as usize);
             // SAFETY: the caller's promise; no more than half a kernel lies outside.
-            let of_tiles = unsafe {
+            unsafe {
                 match outside {
                     [0, 0] => self.below::<V, F, 0, 0>(v, fetch, &strip, x),
                     [0, 1] => self.below::<V, F, 0, 1>(v, fetch, &strip, x),
@@ -71,14 +70,11 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
                     [2, 2] if K > 3 => self.below::<V, F, 2, 2>(v, fetch, &strip, x),
                     _ => unreachable!("{outside:?} columns of a kernel of {K} lie outside"),
                 }
-            };
-            sum = v.add(sum, of_tiles);
+            }
         }
-        sum
     }
 
-    /// The tiles at column `x` below one another, of whose input columns `LEFT` and `RIGHT` lie outside the image; returns
-    /// the sum of what it stored.
+    /// The tiles at column `x` below one another, of whose input columns `LEFT` and `RIGHT` lie outside the image.
     ///
     /// # Safety
     /// As in [`Band::register`].
@@ -89,7 +85,7 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
         fetch: &F,
         strip: &Strip<V>,
         x: usize,
-    ) -> V::Reg {
+    ) {
         let (p, g) = (&self.panel, self.panel.geometry);
         let (ld, inputs) = (p.x_ld, if F::ONE_INPUT { 1 } else { p.group[0] });
         let column = p.x.wrapping_offset((g.at(1, x, 0) + LEFT as isize) * ld as isize);
@@ -124,9 +120,14 @@ impl<const K: usize, const S: usize, const TX: usize> Band<'_, K, S, TX> {
             let bounds = (p, strip.bounds);
             let columns = (strip.columns[0], strip.columns[1]);
             // SAFETY: the caller's promise.
-            sum = v.add(sum, unsafe { finish::<V, F, TX, 1>(v, bounds, [acc], (at, strip.width), columns) });
+            unsafe {
+                sum = v.add(sum, finish::<V, F, TX, 1>(v, bounds, [acc], (at, strip.width), columns));
+                if (y - p.rows[0]) % 2 == 1 || y + 1 == p.rows[1] {
+                    p.add_up(v, y, columns, sum);
+                    sum = v.splat(0.0);
+                }
+            }
         }
-        sum
     }
 }
 

@@ -270,7 +270,7 @@ impl<const N: usize> Job for Kernels<N> {
 }
 
 /// Transforms the products of one panel back, `[N * N][tile][nr]`, a position every `step` values, and stores the outputs of its columns.
-pub(crate) struct Outputs<'a, const M: usize, const N: usize> {
+pub(crate) struct Outputs<const M: usize, const N: usize> {
     pub(crate) products: *const f32,
     pub(crate) step: usize,
     pub(crate) tiles: Tiles,
@@ -286,11 +286,9 @@ pub(crate) struct Outputs<'a, const M: usize, const N: usize> {
     pub(crate) residual: *const f32,
     pub(crate) residual_ld: usize,
     pub(crate) act: Activation,
-    /// One for each column, or empty.
-    pub(crate) sums: &'a mut [f32],
 }
 
-impl<const M: usize, const N: usize> Job for Outputs<'_, M, N> {
+impl<const M: usize, const N: usize> Job for Outputs<M, N> {
     type Out = ();
 
     #[inline(always)]
@@ -298,25 +296,17 @@ impl<const M: usize, const N: usize> Job for Outputs<'_, M, N> {
         let far = self.size[0] * self.size[1] * self.ld * size_of::<f32>() >= FAR_BYTES;
         for c in (0..self.cols).step_by(V::LANES) {
             let lanes = (self.cols - c).min(V::LANES);
-            let mut sum = v.splat(0.0);
             for t in 0..self.tiles.count() {
                 if far && (c * size_of::<f32>()).is_multiple_of(LINE_BYTES) {
                     self.expect(v, t + 1, c);
                 }
-                sum = v.add(sum, self.tile(v, t, c, lanes));
-            }
-            if let Some(sums) = self.sums.get_mut(c..c + lanes) {
-                // SAFETY: `sums` has `lanes` values.
-                unsafe {
-                    let p = sums.as_mut_ptr();
-                    v.store_some(p, v.add(v.load_some(p, lanes), sum), lanes);
-                }
+                self.tile(v, t, c, lanes);
             }
         }
     }
 }
 
-impl<const M: usize, const N: usize> Outputs<'_, M, N> {
+impl<const M: usize, const N: usize> Outputs<M, N> {
     /// Asks for the lines of a tile, which need not exist, that are written and read from column `c` on.
     #[inline(always)]
     fn expect<V: Vector>(&self, v: V, t: usize, c: usize) {
@@ -331,9 +321,9 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
         }
     }
 
-    /// One tile's columns `c..c + lanes`; returns the sum of what it stored.
+    /// One tile's columns `c..c + lanes`.
     #[inline(always)]
-    fn tile<V: Vector>(&self, v: V, t: usize, c: usize, lanes: usize) -> V::Reg {
+    fn tile<V: Vector>(&self, v: V, t: usize, c: usize, lanes: usize) {
         let nr = 2 * V::LANES;
         let mut half = [[v.splat(0.0); M]; N];
         for (j, half) in half.iter_mut().enumerate() {
@@ -352,18 +342,17 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
         let [ty, tx] = self.tiles.at(t);
         let size = [M.min(self.size[0] - ty * M), M.min(self.size[1] - tx * M)];
         let first = ((ty - self.tiles.rows[0]) * self.size[1] + tx) * M;
-        let mut sum = v.splat(0.0);
         // Each row by itself, as above.
         match self.act.bounds() {
             Some(bounds) if size == [M, M] && lanes == V::LANES => {
                 let at = (first, c, bounds);
-                sum = self.whole_row::<V, 0>(v, &half, bias, at, sum);
-                sum = self.whole_row::<V, 1>(v, &half, bias, at, sum);
+                self.whole_row::<V, 0>(v, &half, bias, at);
+                self.whole_row::<V, 1>(v, &half, bias, at);
                 if M > 2 {
-                    sum = self.whole_row::<V, 2>(v, &half, bias, at, sum);
+                    self.whole_row::<V, 2>(v, &half, bias, at);
                 }
                 if M > 3 {
-                    sum = self.whole_row::<V, 3>(v, &half, bias, at, sum);
+                    self.whole_row::<V, 3>(v, &half, bias, at);
                 }
             }
             _ => {
@@ -381,16 +370,13 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
                             y = self.act.apply(v, y);
                             v.store_some(self.out.add(p * self.ld + c), y, lanes);
                         }
-                        sum = v.add(sum, y);
                     }
                 }
             }
         }
-        sum
     }
 
-    /// Row `I` of a tile that lies inside the output and fills registers, whose activation is a clamp; adds what it
-    /// stored to `sum`.
+    /// Row `I` of a tile that lies inside the output and fills registers, whose activation is a clamp.
     #[inline(always)]
     fn whole_row<V: Vector, const I: usize>(
         &self,
@@ -398,8 +384,7 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
         half: &[[V::Reg; M]; N],
         bias: V::Reg,
         (first, c, [lo, hi]): (usize, usize, [f32; 2]),
-        mut sum: V::Reg,
-    ) -> V::Reg {
+    ) {
         let (lo, hi) = (v.splat(lo), v.splat(hi));
         let results = output::<V, N, M>(v, half.map(|column| column[I % M]));
         let p = first + I * self.size[1];
@@ -413,8 +398,6 @@ impl<const M: usize, const N: usize> Outputs<'_, M, N> {
                 y = v.min(hi, v.max(lo, y));
                 v.store(self.out.add((p + j) * self.ld + c), y);
             }
-            sum = v.add(sum, y);
         }
-        sum
     }
 }

@@ -291,23 +291,32 @@ fn compare_with(isa: Isa, r: &mut Random, what: &str, c: &Case, winograd: Option
             out[..c.c_out].copy_from_slice(&residual[..c.c_out]);
         }
     }
-    let grid = Grid {
-        images: 1,
-        pixels: g.pixels(),
-        channels: c.c_out,
-        ld: out_ld,
-        pixel_block: match c.row_step {
-            0 => r.below(3 * g.output()[1]) + 3,
-            step => g.output()[1] * step * (r.below(5) + 1),
-        },
-        channel_block: isa.nr() * (r.below(3) + 1),
+    // Tiles of one run of sums, or of several.
+    let (width, runs) = (g.output()[1], [1, r.below(4) + 2][r.below(2)]);
+    let every = match (c.row_step, runs) {
+        (0, _) => r.below(3 * width) + 3,
+        (step, 1) => width * step * (r.below(5) + 1),
+        (1, _) => 2 * width,
+        (step, _) => step * width,
     };
-    let mut partial = vec![GUARD; grid.pixel_blocks() * c.c_out];
-    run(isa, c, &inputs, (&packed, winograd), grid, (&mut out, &mut partial));
+    let channel_block = isa.nr() * (r.below(3) + 1);
+    let (pixels, pixel_block) = (g.pixels(), every * runs);
+    let grid = Grid { images: 1, pixels, channels: c.c_out, ld: out_ld, pixel_block, channel_block };
+    let mut partial = vec![GUARD; pixels.div_ceil(every) * c.c_out];
+    let mut again = (out.clone(), partial.clone());
+    run(isa, c, &inputs, (&packed, winograd), (grid, every), (&mut out, &mut partial));
     let what = format!(
         "{what}: {g:?} {} groups {} -> {}, {} experts, {:?}",
         c.groups, c.c_in, c.c_out, c.experts, c.storage
     );
+    if runs > 1 {
+        let grid = Grid { pixel_block: every, channel_block: isa.nr(), ..grid };
+        run(isa, c, &inputs, (&packed, winograd), (grid, every), (&mut again.0, &mut again.1));
+        assert!(
+            again == (out.clone(), partial.clone()),
+            "{what}: other bits in tiles of one run of {every} pixels"
+        );
+    }
     let mut exact_sums = vec![0.0; c.c_out];
     for (i, got) in out.iter().enumerate() {
         let (p, t) = (i / out_ld, i % out_ld);
@@ -334,11 +343,12 @@ fn run(
     c: &Case,
     inputs: &Inputs,
     (weights, winograd): (&Panels, Option<Side>),
-    grid: Grid,
+    (grid, every): (Grid, usize),
     (out, partial): (&mut [f32], &mut [f32]),
 ) {
     let geometry = &c.geometry;
-    let sum_grid = Grid { pixels: grid.pixel_blocks(), ld: c.c_out, pixel_block: 1, ..grid };
+    let pixels = grid.pixels.div_ceil(every);
+    let sum_grid = Grid { pixels, ld: c.c_out, pixel_block: grid.pixel_block / every, ..grid };
     let (out, sums) = (SharedOut::new(out, 0, grid), SharedOut::new(partial, 0, sum_grid));
     let taps = if c.rows { Taps::rows(geometry) } else { Taps::new(geometry, c.border) };
     let x = Pixels::new(&inputs.x, inputs.ld);
@@ -348,7 +358,7 @@ fn run(
     let planes: Vec<f32> =
         (0..c.c_in).flat_map(|i| inputs.x.iter().skip(i).step_by(inputs.ld.max(1)).copied()).collect();
     for index in 0..grid.tiles() {
-        let (mut tile, sum) = (out.take_index(index), Some(sums.take_index(index)));
+        let (mut tile, sum) = (out.take_index(index), Some(Sums::new(sums.take_index(index), every)));
         if c.planes {
             let mut scratch = vec![GUARD; Stem::scratch_len(geometry, c.c_in)];
             let c = Stem { planes: &planes, geometry, weights, epilogue };

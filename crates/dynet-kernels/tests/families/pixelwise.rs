@@ -19,21 +19,15 @@ pub(crate) fn elementwise(isa: Isa, r: &mut Random, what: &str) {
     let (x, y, factors) = (r.values(pixels * ld), r.values(pixels * ld), r.values(channels));
     let act = r.pick(&Activation::ALL);
     let operation = r.below(3);
-    let grid = Grid {
-        images: 1,
-        pixels,
-        channels,
-        ld,
-        pixel_block: r.below(pixels) + 1,
-        channel_block: r.below(channels) + 1,
-    };
+    let (every, runs, channel_block) = (r.below(pixels) + 1, r.below(3) + 1, r.below(channels) + 1);
+    let grid = Grid { images: 1, pixels, channels, ld, pixel_block: every * runs, channel_block };
     let mut out = vec![GUARD; pixels * ld];
-    let mut partial = vec![GUARD; grid.pixel_blocks() * channels];
-    let sum_grid = Grid { pixels: grid.pixel_blocks(), ld: channels, pixel_block: 1, ..grid };
+    let mut partial = vec![GUARD; pixels.div_ceil(every) * channels];
+    let sum_grid = Grid { pixels: pixels.div_ceil(every), ld: channels, pixel_block: runs, ..grid };
     let (shared, sums) = (SharedOut::new(&mut out, 0, grid), SharedOut::new(&mut partial, 0, sum_grid));
     let [px, py] = [Pixels::new(&x, ld), Pixels::new(&y, ld)];
     for index in 0..grid.tiles() {
-        let (mut tile, sum) = (shared.take_index(index), Some(sums.take_index(index)));
+        let (mut tile, sum) = (shared.take_index(index), Some(Sums::new(sums.take_index(index), every)));
         match operation {
             0 => pixelwise::activate(isa, px, act, &mut tile, sum),
             1 => pixelwise::add(isa, [px, py], act, &mut tile, sum),
@@ -82,7 +76,7 @@ pub(crate) fn sums(isa: Isa, r: &mut Random, what: &str) {
     let mut map = x;
     let mut sums = vec![GUARD; channels + 1];
     let mut tile = Tile::whole(&mut map, pixels, channels, ld);
-    let mut sum = Tile::whole(&mut sums[..channels], 1, channels, channels);
+    let mut sum = Sums::new(Tile::whole(&mut sums[..channels], 1, channels, channels), pixels);
     pixelwise::tile_sums(isa, &mut tile.rows(first, pixels - first), &mut sum);
     assert_eq!(sums[..channels], out, "{what}");
     assert_eq!(sums[channels], GUARD, "{what}");

@@ -137,7 +137,7 @@ proptest! {
                 let (out, sums) = (SharedOut::new(out, 0, grid), SharedOut::new(sums, 0, sum_grid));
                 for block in 0..grid.channel_blocks() {
                     let mut images: Vec<_> = (0..count).map(|image| {
-                        let (out, sums) = (out.take(image, 0, block), Some(sums.take(image, 0, block)));
+                        let (out, sums) = (out.take(image, 0, block), Some(Sums::new(sums.take(image, 0, block), pixels)));
                         Some(OfImage { conv: of(image), out, sums })
                     }).collect();
                     images.insert(r.below(count + 1), None);
