@@ -433,10 +433,17 @@ mod tests {
         for (pixels, cut) in [1, 49, 3136, 1 << 20].into_iter().flat_map(|p| [(p, TWO), (p, Blocks::new(64))])
         {
             for channels in [1, 24, 2048, 65536] {
-                let block = cut.pixel_block(layer(pixels, 64, half_panels(channels, 8), 16, 1));
-                let blocks = pixels.div_ceil(block);
-                let tiles = blocks * channels.div_ceil(cut.channel_block(channels, 8, blocks));
-                assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");
+                for run in [1, sum_run(pixels)] {
+                    let block = cut.pixel_block(layer(pixels, 64, half_panels(channels, 8), 16, run));
+                    let blocks = pixels.div_ceil(block);
+                    let tiles = blocks * channels.div_ceil(cut.channel_block(channels, 8, blocks));
+                    assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels: {tiles}");
+                    assert!(block.is_multiple_of(run) || block == pixels, "{pixels} pixels: {block}");
+                    let (block, some) = cut.bf16_tile([pixels, run], [576; 2], (channels, 8), 4);
+                    let tiles = pixels.div_ceil(block) * channels.div_ceil(some);
+                    assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels in bf16: {tiles}");
+                    assert!(block.is_multiple_of(run) || block == pixels, "{pixels} pixels: {block}");
+                }
                 let side = pixels.isqrt();
                 let (rows, channel_block) = cut.winograd_tile([side.div_ceil(4); 2], 4, 1, (channels, 8), 4);
                 let tiles = side.div_ceil(rows) * channels.div_ceil(channel_block);
@@ -444,11 +451,9 @@ mod tests {
                 let runs = pixels.div_ceil(sum_run(pixels));
                 let tiles = runs * channels.div_ceil(summed_channels(channels, 8, runs));
                 assert!(tiles <= IMAGE_TILES, "sums of {pixels} pixels, {channels} channels: {tiles}");
-                for experts in [0, 4] {
-                    let (block, channel_block) = cut.bf16_tile([pixels, 1], [576; 2], (channels, 8), experts);
-                    let tiles = pixels.div_ceil(block) * channels.div_ceil(channel_block);
-                    assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels in bf16: {tiles}");
-                }
+                let (block, some) = cut.bf16_tile([pixels, 1], [576; 2], (channels, 8), 0);
+                let tiles = pixels.div_ceil(block) * channels.div_ceil(some);
+                assert!(tiles <= IMAGE_TILES, "{pixels} pixels, {channels} channels, static: {tiles}");
             }
             let grid = bands(MAX_IMAGES, pixels, 7, 7);
             assert!(grid.tiles() <= MAX_TILES);

@@ -257,10 +257,11 @@ pub(crate) struct Step {
     pub(crate) output: View,
     /// What one image takes on one core, roughly.
     pub(crate) cost_ns: usize,
+    /// If somebody reads the mean of what it makes.
     pub(crate) sums: Option<RunSums>,
 }
 
-/// Sums over the pixels of what a step makes, which somebody reads the mean of.
+/// Sums over the pixels of what a step makes, run by run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunSums {
     /// `[runs][channels]`.
