@@ -53,7 +53,10 @@ impl<'a> Sums<'a> {
 
     /// Its memory from channel `channel` on.
     pub(crate) fn rows(&mut self, channel: usize) -> SumRows {
-        let at = self.tile.row(0)[channel..].as_mut_ptr();
+        let channels = self.tile.channels();
+        assert!(channel <= channels, "sums from channel {channel} on of {channels}");
+        // Of the tile and not of one of its rows: kernels reach all of them from here.
+        let at = self.tile.as_mut_ptr().wrapping_add(channel);
         SumRows { at, ld: self.tile.ld(), every: self.every }
     }
 
